@@ -1,0 +1,275 @@
+//! The report: what the analysis found, as data. `text` and `json` print it, `fail_on` judges it.
+//!
+//! The types are the JSON of schema `kleak.report/1` (`schema/kleak.report-1.schema.json`): names
+//! carry units, counts are integers, and unknown is `null`, never 0.
+
+pub mod fail_on;
+pub mod json;
+pub mod sanitize;
+pub mod text;
+
+use serde::{Deserialize, Serialize};
+
+/// Value of [`Report::schema`].
+pub const SCHEMA: &str = "kleak.report/1";
+
+/// A whole report.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where it was made.
+    pub host: Host,
+    /// Length of the window, seconds.
+    pub window_s: f64,
+    /// What was followed and shown.
+    pub filter: Filter,
+    /// The answer.
+    pub verdict: Verdict,
+    /// By slab cache, largest residue first.
+    pub caches: Vec<CacheRow>,
+    /// By owner (or by `filter.by`) and cache, largest residue first.
+    pub owners: Vec<OwnerRow>,
+    /// Code paths, largest residue first.
+    pub stacks: Vec<StackRow>,
+    /// Cgroup life in the window.
+    pub cgroups: Cgroups,
+    /// What was lost.
+    pub loss: Loss,
+    /// What the tracing cost.
+    pub cost: Cost,
+    /// The command that was run, with `-- COMMAND`.
+    pub command: Option<Command>,
+    /// Things that weaken or explain the answer, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Host {
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// `v1`, `v2` or `hybrid`; `null` without cgroups.
+    pub cgroup: Option<String>,
+    /// `uname -n`.
+    pub hostname: String,
+}
+
+/// What was followed, and how it is shown.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Filter {
+    /// Size classes, bytes.
+    pub size_classes: Vec<u64>,
+    /// `kmalloc`, `cache`.
+    pub kinds: Vec<String>,
+    /// `--cache`.
+    pub caches: Vec<String>,
+    /// `--pid`.
+    pub pid: Option<u32>,
+    /// `--comm`.
+    pub comm: Option<String>,
+    /// `--cgroup`.
+    pub cgroup: Option<String>,
+    /// `--pod`.
+    pub pod: Option<String>,
+    /// `--min-age`, seconds (0: none).
+    pub min_age_s: f64,
+    /// `--by`.
+    pub by: String,
+    /// `--stacks`.
+    pub stacks: String,
+}
+
+/// The answer in one object.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Verdict {
+    /// Whether something grows, as against churn, warm-up or a single burst.
+    pub growing: bool,
+    /// The cache it grows in.
+    pub cache: Option<String>,
+    /// Who owns the growth; when nothing grows, who holds most of the residue.
+    pub owner: Option<Owner>,
+    /// The owner's share: of the growth when `growing`, else of the residue. 0 to 1.
+    pub share: Option<f64>,
+    /// How fast the owner's residue grows.
+    pub growth_bytes_per_s: Option<f64>,
+    /// `MemAvailable` divided by the growth; `null` when nothing grows.
+    pub exhausts_memory_in_s: Option<u64>,
+    /// How far it can be trusted.
+    pub confidence: Confidence,
+    /// One sentence a tired person can act on.
+    pub summary: String,
+}
+
+/// How far a verdict can be trusted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// Too little evidence, or losses that could change the answer.
+    Low,
+    /// Something is missing that would make it certain.
+    Medium,
+    /// Several intervals agree, and so does the slab allocator's own count.
+    High,
+}
+
+/// Who owns memory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// `process`, `kthread`, `softirq`, `hardirq` or `unknown`; with `--by`, also `cgroup`,
+    /// `pod`, `cache`, `stack` or `site`.
+    pub kind: String,
+    /// Thread-group id.
+    pub pid: Option<u32>,
+    /// Name of the process; for `--by cache|stack|site`, what the row stands for.
+    pub comm: Option<String>,
+    /// Whether the process has ended.
+    pub exited: Option<bool>,
+    /// Path of its memory cgroup (v1) or cgroup (v2).
+    pub cgroup: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Pod name, or its UID while the name is unknown.
+    pub pod: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Container name, or its id while the name is unknown.
+    pub container: Option<String>,
+    /// Pod UID.
+    pub pod_uid: Option<String>,
+    /// Container id.
+    pub container_id: Option<String>,
+}
+
+/// A slab cache.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct CacheRow {
+    /// As in `/proc/slabinfo`.
+    pub name: String,
+    /// Bytes an object occupies.
+    pub object_size_bytes: u64,
+    /// Allocated in the window and not freed.
+    pub outstanding_objects: u64,
+    /// The same, in bytes of slab.
+    pub outstanding_bytes: u64,
+    /// How the cache grew by the kernel's own count; `null` when it has none by this name.
+    pub slabinfo_growth_objects: Option<i64>,
+    /// Traced growth over the kernel's; `null` when the kernel's is too small to compare.
+    pub explained: Option<f64>,
+}
+
+/// An owner's residue in a cache.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct OwnerRow {
+    /// Who.
+    pub owner: Owner,
+    /// Slab cache.
+    pub cache: String,
+    /// Allocated in the window.
+    pub allocated_objects: u64,
+    /// Of those, freed.
+    pub freed_objects: u64,
+    /// Of those, not freed (and older than `--min-age`).
+    pub outstanding_objects: u64,
+    /// The same in bytes of slab.
+    pub outstanding_bytes: u64,
+    /// The same in bytes asked for.
+    pub requested_bytes: u64,
+    /// Share of all residue shown, 0 to 1.
+    pub share: f64,
+    /// Slope of the residue over the window; `null` with fewer than two points in time.
+    pub growth_bytes_per_s: Option<f64>,
+    /// Age of the oldest outstanding object; `null` when there is none.
+    pub oldest_s: Option<f64>,
+    /// Outstanding objects at equal steps of the window, oldest first.
+    pub trend: Vec<u64>,
+    /// Ids in [`Report::stacks`], largest first.
+    pub stacks: Vec<u32>,
+}
+
+/// A code path.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct StackRow {
+    /// For [`OwnerRow::stacks`].
+    pub id: u32,
+    /// Kernel functions, leaf first.
+    pub kernel: Vec<String>,
+    /// User functions, leaf first.
+    pub user: Vec<String>,
+    /// Outstanding by this path.
+    pub outstanding_objects: u64,
+    /// The same in bytes of slab.
+    pub outstanding_bytes: u64,
+    /// Scaled up from a sample of stacks, to totals that are exact.
+    pub estimated: bool,
+    /// Slab cache.
+    pub cache: String,
+    /// Who allocated.
+    pub owner: Owner,
+}
+
+/// Cgroup life in the window (the memory controller's hierarchy).
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Directories made.
+    pub created: u64,
+    /// Directories removed.
+    pub removed: u64,
+    /// Let go of by the kernel.
+    pub released: u64,
+    /// Removed but still held by the kernel, now; `null` when the kernel does not say.
+    pub dying: Option<u64>,
+}
+
+/// What was lost or could not be followed.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Loss {
+    /// Allocations not followed because `--max-objects` was reached.
+    pub untracked_objects: u64,
+    /// Events that arrived while the same program ran on that CPU; `null` where the kernel does
+    /// not count them.
+    pub missed_events: Option<u64>,
+    /// Inserts and deletes that the kernel's map refused.
+    pub failed_updates: u64,
+    /// Frees that were missed and found out, because their address was allocated again.
+    pub missed_frees_detected: u64,
+    /// Frees of objects allocated before kleak attached; `null` where the kernel does not say of
+    /// which cache a freed object was.
+    pub frees_of_older_objects: Option<u64>,
+    /// Frees of addresses not held, of any class: an upper bound of the above.
+    pub unmatched_frees: u64,
+    /// Stacks that could not be stored.
+    pub lost_stacks: u64,
+    /// Objects whose owner did not fit the table: in the totals, as `unknown`.
+    pub lost_owners: u64,
+    /// Cgroup events whose path was lost.
+    pub lost_cgroup_events: u64,
+    /// Reads of kernel memory that failed.
+    pub failed_reads: u64,
+}
+
+/// What the tracing cost.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct Cost {
+    /// Events that passed the filter.
+    pub events: u64,
+    /// Nanoseconds an event in our programs; `null` unless the kernel measures it.
+    pub bpf_ns_per_event: Option<f64>,
+    /// Kernel memory of the maps.
+    pub map_bytes: u64,
+}
+
+/// The command run by `-- COMMAND`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Command {
+    /// Its words.
+    pub argv: Vec<String>,
+    /// Its process.
+    pub pid: u32,
+    /// Exit status; `null` when a signal ended it.
+    pub exit_status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
