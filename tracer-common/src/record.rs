@@ -217,6 +217,37 @@ impl Tally {
     }
 }
 
+/// What one CPU keeps: one map lookup reaches all of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// A softirq is running.
+    pub softirq: u32,
+    /// A hardware interrupt's handler is running.
+    pub hardirq: u32,
+    /// Where a program writes the address of its context, to read it back as a number: it lies on
+    /// the kernel stack in use. One a program, as a program never interrupts itself.
+    pub stack_pointer: [u64; ROWS],
+    /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
+    pub cgroup_events: [u64; cgroup_event::COUNT as usize],
+    /// Counters, one row a program ([`crate::row`]).
+    pub tally: [Tally; ROWS],
+}
+
+/// How many programs keep counters of their own.
+pub const ROWS: usize = crate::row::COUNT as usize;
+
+/// The only state that both sides change after loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// 1 while allocations are counted.
+    pub active: u32,
+    /// Set once an object of a followed class was seen at an address that the alignment of its
+    /// class rules out: from then on no free is rejected by its address.
+    pub misaligned: u32,
+}
+
 /// A free that the map of objects refused. User space counts the object as freed if it was born
 /// before `at_ns`.
 #[repr(C)]
@@ -276,8 +307,12 @@ pub mod cache_state {
 pub struct Cache {
     /// Bytes an object occupies (`kmem_cache.size`).
     pub size: u32,
+    /// Bytes of it that its users asked for (`kmem_cache.object_size`).
+    pub object_size: u32,
     /// One of [`cache_state`].
     pub state: u32,
+    /// Zero.
+    pub _pad: u32,
     /// Its name, NUL-terminated.
     pub name: [u8; CACHE_NAME_LEN],
 }
@@ -291,13 +326,17 @@ const _: () = {
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 15 * 8);
     assert!(size_of::<DeferredFree>() == 16);
+    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 24 + ROWS * 15 * 8);
+    assert!(size_of::<Control>() == 8);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
-    assert!(size_of::<Cache>() == 8 + CACHE_NAME_LEN);
+    assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);
 };
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Cache, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts, Tally};
+    use super::{
+        Cache, Control, CpuState, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts, Tally,
+    };
     use crate::{Offsets, Settings};
 
     macro_rules! pod {
@@ -307,7 +346,10 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )* };
     }
-    pod!(Object, Site, SiteCounts, ProcessKey, Process, Tally, DeferredFree, Cache, Settings, Offsets);
+    pod!(
+        Object, Site, SiteCounts, ProcessKey, Process, Tally, CpuState, Control, DeferredFree, Cache,
+        Settings, Offsets
+    );
 }
 
 #[cfg(test)]

@@ -118,8 +118,8 @@ pub struct Offsets {
     pub cache_name: u32,
     /// `kmem_cache.size`.
     pub cache_size: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// `kmem_cache.object_size`.
+    pub cache_object_size: u32,
 }
 
 impl Offsets {
@@ -144,7 +144,7 @@ impl Offsets {
         kn_id: Self::UNKNOWN,
         cache_name: Self::UNKNOWN,
         cache_size: Self::UNKNOWN,
-        _pad: 0,
+        cache_object_size: Self::UNKNOWN,
     };
 }
 

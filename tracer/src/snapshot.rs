@@ -15,8 +15,10 @@ pub struct Snapshot {
     pub start_ns: u64,
     /// When this was taken, likewise.
     pub at_ns: u64,
-    /// Outstanding objects, by origin and stack.
+    /// Outstanding objects of the age asked for, by origin and stack.
     pub groups: HashMap<GroupKey, Group>,
+    /// Outstanding objects of any age, by site key.
+    pub outstanding: HashMap<u64, u64>,
     /// Sites by key.
     pub sites: HashMap<u64, SiteFacts>,
     /// Processes that allocated something tracked, as the kernel side knew them.

@@ -1,0 +1,79 @@
+//! Named slab caches.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
+};
+use kleak_common::{CACHE_NAME_LEN, Cache, cache_state, flavour, row};
+
+use crate::{
+    kernel::read,
+    ledger::{self, Allocation},
+    maps::{CACHES, active, cpu, offset},
+};
+
+/// One `kmem_cache_alloc` event of a kernel that names the cache in it (from 6.0).
+#[inline(always)]
+pub(crate) fn allocated(ctx: &RawTracePointContext, call_site: u64, address: u64, cache: u64) {
+    if !active() {
+        return;
+    }
+    // SAFETY: user space changes only `state`, and entries are never removed.
+    let known = unsafe { CACHES.get(&cache) };
+    let (size, object_size) = match known {
+        Some(known) if known.state == cache_state::REJECTED => return,
+        Some(known) => (known.size, known.object_size),
+        None => match learn(cache) {
+            Some(sizes) => sizes,
+            None => return,
+        },
+    };
+    ledger::record(
+        ctx,
+        row::CACHE_ALLOC,
+        &Allocation {
+            address,
+            call_site,
+            cache,
+            requested: object_size,
+            size,
+            flavour: flavour::NORMAL,
+        },
+    );
+}
+
+/// Enters a cache met for the first time. Until user space has decided whether it is wanted, its
+/// objects are followed, so that none is lost.
+#[inline(never)]
+fn learn(cache: u64) -> Option<(u32, u32)> {
+    let tally = &mut cpu()?.tally[row::CACHE_ALLOC as usize];
+    let (Ok(size), Ok(object_size), Ok(name)) = (
+        read::<u32>(cache, offset!(cache_size)),
+        read::<u32>(cache, offset!(cache_object_size)),
+        read::<u64>(cache, offset!(cache_name)),
+    ) else {
+        tally.failed_reads += 1;
+        return None;
+    };
+    let mut entry = Cache {
+        size,
+        object_size,
+        state: cache_state::UNDECIDED,
+        _pad: 0,
+        name: [0; CACHE_NAME_LEN],
+    };
+    // SAFETY: the helper checks the address; the buffer is ours.
+    if unsafe { bpf_probe_read_kernel_str_bytes(name as *const u8, &mut entry.name) }.is_err() {
+        tally.failed_reads += 1;
+        return None;
+    }
+    match CACHES.insert(&cache, &entry, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        // Another CPU met it at the same moment.
+        Err(errno) if errno == crate::ledger::EEXIST => {}
+        Err(_) => {
+            tally.lost_caches += 1;
+            return None;
+        }
+    }
+    Some((size, object_size))
+}

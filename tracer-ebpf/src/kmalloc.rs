@@ -1,0 +1,51 @@
+//! kmalloc of any size: which class, which family.
+
+use aya_ebpf::programs::RawTracePointContext;
+use kleak_common::{flavour, row, size_slot};
+
+use crate::{
+    ledger::{self, Allocation},
+    maps::{active, follows, setting},
+};
+
+/// One `kmalloc` event. The class test comes first: most allocations are of other sizes.
+#[inline(always)]
+pub(crate) fn allocated(
+    ctx: &RawTracePointContext,
+    call_site: u64,
+    address: u64,
+    requested: u64,
+    size: u64,
+    gfp: u64,
+) {
+    if !follows(size_slot(size)) || !active() {
+        return;
+    }
+    ledger::record(
+        ctx,
+        row::KMALLOC,
+        &Allocation {
+            address,
+            call_site,
+            cache: 0,
+            requested: requested as u32,
+            size: size as u32,
+            flavour: flavour_of(gfp as u32),
+        },
+    );
+}
+
+/// As `kmalloc_type()` decides (`include/linux/slab.h`, 5.14 to 7.2): DMA, then RECLAIMABLE, then
+/// ACCOUNT. The random and bucket families leave no trace in the flags.
+#[inline(always)]
+fn flavour_of(gfp: u32) -> u8 {
+    if gfp & setting!(gfp_dma) != 0 {
+        flavour::DMA
+    } else if gfp & setting!(gfp_reclaimable) != 0 {
+        flavour::RECLAIMABLE
+    } else if gfp & setting!(gfp_account) != 0 {
+        flavour::ACCOUNT
+    } else {
+        flavour::NORMAL
+    }
+}

@@ -1,0 +1,165 @@
+//! The only code that touches the outstanding objects.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_ns,
+    programs::RawTracePointContext,
+};
+use kleak_common::{DeferredFree, Object, Site, SiteCounts, Tally, context, row};
+
+use crate::{
+    maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
+    owner, process, stack,
+};
+
+/// `-EEXIST`: the key is there already.
+pub(crate) const EEXIST: i32 = -17;
+/// `-E2BIG`: the map is full.
+const E2BIG: i32 = -7;
+/// `-ENOENT`: the key is not there.
+const ENOENT: i32 = -2;
+/// `ZERO_SIZE_PTR` (`include/linux/slab.h`): what `kmalloc(0)` returns. NULL is below it.
+const ZERO_SIZE_PTR: u64 = 16;
+
+/// What a tracepoint said of an allocation.
+pub(crate) struct Allocation {
+    pub(crate) address: u64,
+    pub(crate) call_site: u64,
+    pub(crate) cache: u64,
+    pub(crate) requested: u32,
+    pub(crate) size: u32,
+    pub(crate) flavour: u8,
+}
+
+/// Enters an object. A failed allocation, which the kernel reports too, is none.
+#[inline(always)]
+pub(crate) fn record(ctx: &RawTracePointContext, row: u32, allocation: &Allocation) {
+    let address = allocation.address;
+    if address <= ZERO_SIZE_PTR {
+        return;
+    }
+    let row = row as usize;
+    let Some(state) = cpu() else { return };
+    let Some(owner) = owner::current(ctx, state, row) else { return };
+    let tally = &mut state.tally[row];
+    tally.events += 1;
+    if address & setting!(free_mask) != 0 {
+        set_misaligned();
+    }
+    let site = Site {
+        start_ns: owner.start_ns,
+        cgroup: owner.cgroup,
+        call_site: allocation.call_site,
+        cache: allocation.cache,
+        tgid: owner.tgid,
+        size: allocation.size,
+        context: owner.context,
+        flavour: allocation.flavour,
+        family: owner.family,
+        _pad: [0; 5],
+    };
+    let key = site.key(setting!(seed));
+    // SAFETY: a helper without arguments.
+    let born_ns = unsafe { bpf_ktime_get_ns() };
+    let mut object = Object {
+        site: key,
+        born_ns,
+        kernel_stack: stack::NONE,
+        user_stack: stack::NONE,
+        requested: allocation.requested,
+        weight: 0,
+    };
+    match counts(key, &site, tally) {
+        Some(counts) => {
+            counts.allocated += 1;
+            object.weight = stack::weight(counts, born_ns);
+            if object.weight != 0 {
+                object.kernel_stack = stack::kernel(ctx, tally);
+                if object.kernel_stack < 0 {
+                    object.weight = 0;
+                }
+                if setting!(user_stacks) != 0 && site.context == context::TASK {
+                    object.user_stack = stack::user(ctx, tally);
+                }
+            }
+        }
+        // Outstanding all the same, its owner unknown.
+        None => {
+            object.site = 0;
+            tally.lost_sites += 1;
+        }
+    }
+    match OBJECTS.insert(&address, &object, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        // The address cannot be given out twice: we missed its free.
+        Err(EEXIST) => {
+            tally.implied_frees += 1;
+            if OBJECTS.insert(&address, &object, u64::from(BPF_ANY)).is_err() {
+                tally.failed_inserts += 1;
+            }
+        }
+        Err(E2BIG) => tally.untracked += 1,
+        Err(_) => tally.failed_inserts += 1,
+    }
+}
+
+/// This CPU's counts of the site, which is introduced if it is new; `None` when there is no room.
+#[inline(always)]
+fn counts(key: u64, site: &Site, tally: &mut Tally) -> Option<&'static mut SiteCounts> {
+    let found = match COUNTS.get_ptr_mut(&key) {
+        Some(found) => found,
+        None => {
+            introduce(key, site, tally);
+            COUNTS.get_ptr_mut(&key)?
+        }
+    };
+    // SAFETY: the entry is this CPU's, and no other context that can interrupt this one has the
+    // same site: tasks, softirqs and hardirqs differ in `context`.
+    Some(unsafe { &mut *found })
+}
+
+/// Enters a site met for the first time, and the name of its process.
+#[inline(always)]
+fn introduce(key: u64, site: &Site, tally: &mut Tally) {
+    // The site first: a reader that finds counts finds what they are of.
+    match SITES.insert(&key, site, u64::from(BPF_NOEXIST)) {
+        Ok(()) | Err(EEXIST) => {}
+        Err(_) => return,
+    }
+    // On failure the look-up that follows finds nothing, and counts the loss.
+    let _ = COUNTS.insert(&key, &SiteCounts::default(), u64::from(BPF_NOEXIST));
+    if site.context == context::TASK || site.context == context::KTHREAD {
+        process::remember(site.start_ns, site.tgid, tally);
+    }
+}
+
+/// Removes an object, if it is one of ours.
+#[inline(always)]
+pub(crate) fn forget(row: u32, address: u64) {
+    // `kfree(NULL)` fires the tracepoint, often.
+    if address <= ZERO_SIZE_PTR {
+        return;
+    }
+    // An address that the alignment of the followed classes rules out is not ours.
+    if address & setting!(free_mask) != 0 && !misaligned() {
+        return;
+    }
+    let removed = OBJECTS.remove(&address);
+    let Some(state) = cpu() else { return };
+    let tally = &mut state.tally[row as usize];
+    tally.events += 1;
+    match removed {
+        Ok(()) => {}
+        Err(ENOENT) => tally.unknown_frees += 1,
+        Err(_) => {
+            tally.failed_deletes += 1;
+            // SAFETY: a helper without arguments.
+            let at_ns = unsafe { bpf_ktime_get_ns() };
+            if DEFERRED.push(&DeferredFree { address, at_ns }, 0).is_err() {
+                tally.lost_deletes += 1;
+            }
+        }
+    }
+}
+
+const _: () = assert!(row::COUNT as usize == kleak_common::ROWS);

@@ -1,0 +1,141 @@
+//! kleak's BPF programs: raw tracepoints, a line or two each.
+//!
+//! Raw tracepoints and not perf ones: the latter skip every event that arrives while any BPF
+//! program or map system call runs on that CPU, so that reading our own maps would lose frees.
+#![no_std]
+#![no_main]
+
+mod cache;
+mod cgroup;
+mod kernel;
+mod kmalloc;
+mod ledger;
+mod maps;
+mod owner;
+mod process;
+mod stack;
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use kleak_common::cgroup_event;
+
+/// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
+#[raw_tracepoint]
+pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
+    kmalloc::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3), ctx.arg(4));
+    0
+}
+
+/// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
+#[raw_tracepoint]
+pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
+    kmalloc::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3), ctx.arg(4), ctx.arg(5));
+    0
+}
+
+/// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
+#[raw_tracepoint]
+pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
+    cache::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// `kfree`: (call site, address). May free an object of a named cache too.
+#[raw_tracepoint]
+pub fn kfree(ctx: RawTracePointContext) -> i32 {
+    ledger::forget(kleak_common::row::KFREE, ctx.arg(1));
+    0
+}
+
+/// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
+#[raw_tracepoint]
+pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
+    ledger::forget(kleak_common::row::CACHE_FREE, ctx.arg(1));
+    0
+}
+
+/// `cgroup_mkdir`: (cgroup, path).
+#[raw_tracepoint]
+pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
+    cgroup::happened(cgroup_event::MKDIR, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// `cgroup_rmdir`: (cgroup, path).
+#[raw_tracepoint]
+pub fn cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
+    cgroup::happened(cgroup_event::RMDIR, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// `cgroup_release`: (cgroup, path).
+#[raw_tracepoint]
+pub fn cgroup_release(ctx: RawTracePointContext) -> i32 {
+    cgroup::happened(cgroup_event::RELEASE, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// `sched_process_fork`: (parent, child).
+#[raw_tracepoint]
+pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
+    process::forked(ctx.arg(1));
+    0
+}
+
+/// `sched_process_exec`: (task, ...), in its own context.
+#[raw_tracepoint]
+pub fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
+    process::renamed();
+    0
+}
+
+/// `sched_process_exit`: (task, ...), in its own context.
+#[raw_tracepoint]
+pub fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
+    process::exited();
+    0
+}
+
+/// `softirq_entry`.
+#[raw_tracepoint]
+pub fn softirq_entry(_ctx: RawTracePointContext) -> i32 {
+    owner::set_softirq(1);
+    0
+}
+
+/// `softirq_exit`.
+#[raw_tracepoint]
+pub fn softirq_exit(_ctx: RawTracePointContext) -> i32 {
+    owner::set_softirq(0);
+    0
+}
+
+/// `irq_handler_entry`.
+#[raw_tracepoint]
+pub fn irq_handler_entry(_ctx: RawTracePointContext) -> i32 {
+    owner::set_hardirq(1);
+    0
+}
+
+/// `irq_handler_exit`.
+#[raw_tracepoint]
+pub fn irq_handler_exit(_ctx: RawTracePointContext) -> i32 {
+    owner::set_hardirq(0);
+    0
+}
+
+/// Does nothing, for the benchmark that tells what being attached costs by itself.
+#[raw_tracepoint]
+pub fn empty(_ctx: RawTracePointContext) -> i32 {
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing in these programs panics (indices are masked or checked), so this is never
+    // reached; the verifier would refuse the program otherwise.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,156 @@
+//! Every map, its size and why, and the globals that user space fixes at load.
+//!
+//! All hash maps are preallocated (no `BPF_F_NO_PREALLOC`): an allocation inside an allocator's
+//! tracepoint would recurse, and memory must be bounded and known when kleak starts.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
+};
+use kleak_common::{
+    Cache, Control, CpuState, DeferredFree, Object, Offsets, Process, ProcessKey, SIZE_SLOTS,
+    Settings, Site, SiteCounts,
+};
+
+/// Outstanding objects by address. `--max-objects` sets its size at load.
+#[map]
+pub static OBJECTS: HashMap<u64, Object> = HashMap::with_max_entries(1_000_000, 0);
+
+/// Sites by key. User space removes those of exited processes that own nothing any more.
+#[map]
+pub static SITES: HashMap<u64, Site> = HashMap::with_max_entries(16_384, 0);
+
+/// What each CPU has counted for a site; per CPU, so that no cache line is shared.
+#[map]
+pub static COUNTS: PerCpuHashMap<u64, SiteCounts> = PerCpuHashMap::with_max_entries(16_384, 0);
+
+/// Names of processes that own or owned something, which outlive them.
+#[map]
+pub static PROCESSES: HashMap<ProcessKey, Process> = HashMap::with_max_entries(16_384, 0);
+
+/// The command that kleak runs and its descendants; one entry is enough when there is none.
+#[map]
+pub static FAMILY: HashMap<ProcessKey, u8> = HashMap::with_max_entries(16_384, 0);
+
+/// Slab caches met by `kmem_cache_alloc`. A kernel has some 250 to 450 of them.
+#[map]
+pub static CACHES: HashMap<u64, Cache> = HashMap::with_max_entries(2_048, 0);
+
+/// Stacks. Direct-mapped by hash, 1 KiB each; what finds its slot taken goes to the second map.
+#[map]
+pub static STACKS: StackTrace = StackTrace::with_max_entries(16_384, 0);
+
+/// Stacks whose slot in the first was taken, under a hash of one frame less.
+#[map]
+pub static STACKS2: StackTrace = StackTrace::with_max_entries(8_192, 0);
+
+/// Frees that the map of objects refused; user space takes them from here.
+#[map]
+pub static DEFERRED: Queue<DeferredFree> = Queue::with_max_entries(65_536, 0);
+
+/// Cgroup events, for their paths.
+#[map]
+pub static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Counters and interrupt state of each CPU.
+#[map]
+pub static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
+
+/// Set by user space at load.
+#[unsafe(no_mangle)]
+static SETTINGS: Settings = Settings {
+    seed: 0,
+    free_mask: 0,
+    stack_size: 0,
+    gfp_account: 0,
+    gfp_reclaimable: 0,
+    gfp_dma: 0,
+    self_tgid: 0,
+    stacks: 0,
+    user_stacks: 0,
+    follow_family: 0,
+    cgroup_source: 0,
+    memory_hierarchy: 0,
+    _pad: 0,
+};
+
+/// Set by user space at load.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::NONE;
+
+/// 1 at the slot ([`kleak_common::size_slot`]) of each followed size. Set by user space at load.
+#[unsafe(no_mangle)]
+static SIZES: [u8; SIZE_SLOTS] = [0; SIZE_SLOTS];
+
+/// The one thing both sides change while running.
+#[unsafe(no_mangle)]
+static mut CONTROL: Control = Control { active: 0, misaligned: 0 };
+
+/// Reads one setting. Volatile, because the compiler must not believe the initial value; the
+/// verifier does know the loaded one, and drops what it rules out.
+macro_rules! setting {
+    ($field:ident) => {
+        // SAFETY: a valid, aligned, initialised static.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::settings().$field) }
+    };
+}
+pub(crate) use setting;
+
+/// Reads one offset, as [`setting`].
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a valid, aligned, initialised static.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::offsets().$field) }
+    };
+}
+pub(crate) use offset;
+
+#[inline(always)]
+pub(crate) fn settings() -> &'static Settings {
+    &SETTINGS
+}
+
+#[inline(always)]
+pub(crate) fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+/// Whether objects of the size in `slot` are followed.
+#[inline(always)]
+pub(crate) fn follows(slot: usize) -> bool {
+    if slot >= SIZE_SLOTS {
+        return false;
+    }
+    // SAFETY: the index was checked; volatile for the reason given at `setting`.
+    unsafe { core::ptr::read_volatile((&raw const SIZES).cast::<u8>().add(slot)) != 0 }
+}
+
+/// Whether counting is on.
+#[inline(always)]
+pub(crate) fn active() -> bool {
+    // SAFETY: an aligned u32 that the other side writes whole.
+    unsafe { core::ptr::read_volatile(&raw const CONTROL.active) != 0 }
+}
+
+/// Whether an object has been seen where its class's alignment rules it out.
+#[inline(always)]
+pub(crate) fn misaligned() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const CONTROL.misaligned) != 0 }
+}
+
+/// Says that one has.
+#[inline(always)]
+pub(crate) fn set_misaligned() {
+    // SAFETY: an aligned u32, only ever set to 1 here.
+    unsafe { core::ptr::write_volatile(&raw mut CONTROL.misaligned, 1) }
+}
+
+/// This CPU's state. The lookup of entry 0 of an array of one cannot fail, but the verifier wants
+/// it checked.
+#[inline(always)]
+pub(crate) fn cpu() -> Option<&'static mut CpuState> {
+    // SAFETY: the entry lives as long as the map, is this CPU's own, and is reached by one program
+    // at a time (rows and the two flags are each written by one program only).
+    CPU.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}

@@ -1,0 +1,334 @@
+//! The command line. Values are checked here, so that what comes out of it makes sense.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use globset::{Glob, GlobMatcher};
+
+use crate::{analyse, probe, report::fail_on::Condition};
+
+/// Names the process, service or pod that owns growing kernel memory.
+#[derive(Debug, Parser)]
+#[command(name = "kleak", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Start with: kleak trace --size 512 --duration 30s")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch a window and report who owns what was allocated in it and not freed
+    Trace(Box<TraceArgs>),
+}
+
+/// Options of `kleak trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak trace --size 512 --duration 30s          who grows kmalloc-512?
+  kleak trace --duration 5m --min-age 1m         what outlives a minute, in any class?
+  kleak trace --size 512 --fail-on 'objects>100' -- ./run-tests
+  kleak trace --size 1k --folded out.folded      for any flame-graph tool
+
+Exit status: 0 done, 1 failed, 2 usage, 3 this system or user cannot, 4 a --fail-on held,
+128+N ended by signal N. With a COMMAND, its own status unless a --fail-on held.")]
+pub struct TraceArgs {
+    /// Size class, by bytes or name: 512, 1k, kmalloc-512 (repeatable, or a comma list)
+    ///
+    /// Every kmalloc flavour of the class is followed. A size that is not a class selects the
+    /// class that serves it. Without --size and --cache: every class.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = parse_size)]
+    pub size: Vec<u64>,
+
+    /// Slab caches by name: dentry, kmalloc-*, kernfs_node_cache (repeatable, or a comma list)
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', value_parser = parse_glob)]
+    pub cache: Vec<GlobMatcher>,
+
+    /// Allocators to follow [default: kmalloc, and cache with --cache]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    pub kind: Vec<Kind>,
+
+    /// Only this process (thread-group id)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+
+    /// Only processes of this name
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub comm: Option<GlobMatcher>,
+
+    /// Only cgroups of this path
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub cgroup: Option<GlobMatcher>,
+
+    /// Only pods of this name or UID
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub pod: Option<GlobMatcher>,
+
+    /// Length of the window: 30s, 5m, 1h30m [default: until Ctrl-C]
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// Print a fresh report every D while tracing
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub interval: Option<Duration>,
+
+    /// Count only objects that have outlived D
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub min_age: Option<Duration>,
+
+    /// Group owners by
+    #[arg(long, value_name = "KEY", value_enum, default_value_t = By::Process)]
+    pub by: By,
+
+    /// Rows shown [default: 10 in text, all in JSON]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+
+    /// Kernel stacks: a sample, of every object, or none; objects are always counted exactly
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Stacks::Auto)]
+    pub stacks: Stacks,
+
+    /// Take the user-space half of the stacks too
+    #[arg(long)]
+    pub user_stacks: bool,
+
+    /// Outstanding objects the kernel side may hold; past it objects are counted as untracked
+    /// [default: 1000000, fewer when memory is short]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub max_objects: Option<u32>,
+
+    /// How the report is printed; ndjson is a line an interval
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Write the report here instead of to stdout (`-`)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+
+    /// Also write folded stacks, for any flame-graph tool
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+
+    /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
+    /// owner.share>0.5, untracked>0
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<Condition>,
+
+    /// Attach, run this, and stop when it ends; the report is what it and its descendants leave
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// Allocators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// kmalloc and its kin
+    Kmalloc,
+    /// Named slab caches
+    Cache,
+}
+
+/// Grouping of owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Process, kernel thread or interrupt
+    Process,
+    /// Memory cgroup
+    Cgroup,
+    /// Kubernetes pod
+    Pod,
+    /// Slab cache
+    Cache,
+    /// Whole kernel stack
+    Stack,
+    /// Function that called the allocator
+    Site,
+}
+
+/// When kernel stacks are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stacks {
+    /// For the first objects of a call site, then sampled
+    Auto,
+    /// For every object
+    All,
+    /// Never
+    Off,
+}
+
+/// Formats of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One indented JSON document a report
+    Json,
+    /// One JSON line a report
+    Ndjson,
+}
+
+impl From<By> for analyse::By {
+    fn from(by: By) -> Self {
+        match by {
+            By::Process => Self::Process,
+            By::Cgroup => Self::Cgroup,
+            By::Pod => Self::Pod,
+            By::Cache => Self::Cache,
+            By::Stack => Self::Stack,
+            By::Site => Self::Site,
+        }
+    }
+}
+
+impl From<Stacks> for probe::Stacks {
+    fn from(stacks: Stacks) -> Self {
+        match stacks {
+            Stacks::Auto => Self::Auto,
+            Stacks::All => Self::All,
+            Stacks::Off => Self::Off,
+        }
+    }
+}
+
+/// Largest kmalloc: `KMALLOC_MAX_SIZE`, `MAX_PAGE_ORDER` pages (4 MiB on x86-64 and arm64 with 4
+/// KiB pages).
+const LARGEST_KMALLOC: u64 = 4 << 20;
+
+/// Bytes, or the name of a kmalloc cache of any flavour.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let hint = "give bytes or a class, such as 512, 1k or kmalloc-512";
+    let is_class = |name: &&str| {
+        ["kmalloc-", "dma-kmalloc-", "msg_msg-", "memdup_user-"].iter().any(|p| name.starts_with(p))
+    };
+    let number = if is_class(&text) { text.rsplit('-').next().unwrap_or(text) } else { text };
+    let lower = number.trim().to_ascii_lowercase();
+    let (digits, unit) = lower.split_at(lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len()));
+    let factor = match unit {
+        "" | "b" => 1,
+        // The kernel's cache names count in 1024.
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        _ => return Err(hint.to_owned()),
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| hint.to_owned())?;
+    if bytes == 0 {
+        return Err(format!("no object has 0 bytes; {hint}"));
+    }
+    if bytes > LARGEST_KMALLOC {
+        return Err(format!("kmalloc serves at most 4 MiB; {hint}"));
+    }
+    Ok(bytes)
+}
+
+fn parse_glob(text: &str) -> Result<GlobMatcher, String> {
+    if text.is_empty() {
+        return Err("the pattern is empty; use * for anything".to_owned());
+    }
+    match Glob::new(text) {
+        Ok(glob) => Ok(glob.compile_matcher()),
+        Err(error) => Err(format!("{}; * and ? and [a-z] and {{a,b}} are known", error.kind())),
+    }
+}
+
+/// A duration with units; a bare number is seconds, as for timeout(1).
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let hint = "give a time such as 30s, 5m or 1h30m";
+    let duration = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text).map_err(|error| format!("{error}; {hint}"))?,
+    };
+    if duration < Duration::from_millis(1) {
+        return Err(format!("it must be at least 1ms; {hint}"));
+    }
+    if duration > Duration::from_secs(366 * 86_400) {
+        return Err(format!("that is more than a year; {hint}"));
+    }
+    Ok(duration)
+}
+
+/// A count with an optional k or M (thousands and millions).
+fn parse_count(text: &str) -> Result<u32, String> {
+    let hint = "give a number from 1 to 200M, such as 100000, 500k or 16M";
+    let lower = text.trim().to_ascii_lowercase().replace('_', "");
+    let (digits, factor) = match lower.strip_suffix('k') {
+        Some(digits) => (digits, 1_000_u64),
+        None => match lower.strip_suffix('m') {
+            Some(digits) => (digits, 1_000_000),
+            None => (lower.as_str(), 1),
+        },
+    };
+    let count = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    match count.and_then(|count| u32::try_from(count).ok()) {
+        Some(count @ 1..=200_000_000) => Ok(count),
+        _ => Err(hint.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, Command, parse_count, parse_duration, parse_glob, parse_size};
+    use clap::{CommandFactory as _, Parser as _};
+    use std::time::Duration;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("1k", 1024),
+            ("1K", 1024),
+            ("8KiB", 8192),
+            ("kmalloc-512", 512),
+            ("kmalloc-cg-2k", 2048),
+            ("dma-kmalloc-96", 96),
+            ("msg_msg-512", 512),
+            ("500", 500),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "banana", "0", "-1", "5M", "512x", "kmalloc-", "99999999999999999999", "1.5k"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "0", "0s", "5 parsecs", "-1s", "ten", "999999999d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_and_globs() {
+        assert_eq!(parse_count("16M"), Ok(16_000_000));
+        assert_eq!(parse_count("100_000"), Ok(100_000));
+        for text in ["0", "", "k", "-1", "1e6", "999999M"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
+        assert!(parse_glob("kmalloc-*").is_ok());
+        assert!(parse_glob("[").is_err());
+        assert!(parse_glob("").is_err());
+    }
+
+    #[test]
+    fn a_command_takes_the_rest_of_the_line() {
+        let cli = Cli::try_parse_from(["kleak", "trace", "--size", "512,1k", "--", "ls", "-l"]);
+        let Command::Trace(args) = cli.unwrap().command;
+        assert_eq!(args.size, [512, 1024]);
+        assert_eq!(args.command, ["ls", "-l"]);
+    }
+}

@@ -1,0 +1,179 @@
+//! Loading the programs that a configuration needs, attaching them in the order that keeps counts
+//! true, and detaching them.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Array,
+    programs::{RawTracePoint, raw_trace_point::RawTracePointLinkId},
+};
+use kleak_common::Control;
+
+use super::{Config, Error, Layout, OBJECT, Probe, refused, rights};
+
+/// What is attached.
+#[derive(Default)]
+pub(super) struct Links {
+    allocations: Vec<(&'static str, RawTracePointLinkId)>,
+    frees: Vec<(&'static str, RawTracePointLinkId)>,
+    life: Vec<(&'static str, RawTracePointLinkId)>,
+}
+
+/// Frees, by the event and the program of its name.
+const FREES: [&str; 2] = ["kfree", "kmem_cache_free"];
+/// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
+/// we attach is never seen to begin without its end.
+const LIFE: [&str; 6] = [
+    "softirq_exit",
+    "irq_handler_exit",
+    "softirq_entry",
+    "irq_handler_entry",
+    "sched_process_exec",
+    "sched_process_exit",
+];
+/// Cgroups: need BTF.
+const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release"];
+
+/// `(program, event)` of the allocations that the configuration asks for.
+fn allocations(config_sizes: bool, caches: bool, layout: &Layout) -> Vec<(&'static str, &'static str)> {
+    let mut list = Vec::new();
+    if config_sizes {
+        list.extend(layout.kmalloc_events.iter().map(|&event| (layout.kmalloc, event)));
+    }
+    if caches {
+        list.extend(layout.cache_events.iter().map(|&event| ("kmem_cache_alloc", event)));
+    }
+    list
+}
+
+fn life(follow_family: bool, layout: &Layout) -> Vec<&'static str> {
+    let mut list = LIFE.to_vec();
+    if layout.btf {
+        list.extend(CGROUPS);
+        if follow_family {
+            list.push("sched_process_fork");
+        }
+    }
+    list
+}
+
+/// Loads what will be attached.
+pub(super) fn load_programs(
+    ebpf: &mut Ebpf,
+    config: &Config,
+    layout: &Layout,
+) -> Result<(), Error> {
+    let mut names: Vec<&str> = allocations(!config.sizes.is_empty(), config.caches, layout)
+        .into_iter()
+        .map(|(program, _)| program)
+        .collect();
+    names.extend(FREES);
+    names.extend(life(config.follow_family, layout));
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        program(ebpf, name)?.load().map_err(|error| refused(&format!("program `{name}`"), &error))?;
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, Error> {
+    let missing = || Error::Refused {
+        what: format!("program `{name}`"),
+        cause: "it is not in the BPF object this kleak was built with".to_owned(),
+        advice: String::new(),
+    };
+    let found = ebpf.program_mut(name).ok_or_else(missing)?;
+    found.try_into().map_err(|_| missing())
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    event: &str,
+) -> Result<(&'static str, RawTracePointLinkId), Error> {
+    let link = program(ebpf, name)?
+        .attach(event)
+        .map_err(|error| refused(&format!("to attach to tracepoint `{event}`"), &error))?;
+    Ok((name, link))
+}
+
+fn detach(ebpf: &mut Ebpf, links: &mut Vec<(&'static str, RawTracePointLinkId)>) {
+    for (name, link) in links.drain(..) {
+        // A link that is gone is what was wanted.
+        if let Ok(program) = program(ebpf, name) {
+            drop(program.detach(link));
+        }
+    }
+}
+
+impl Probe {
+    /// Attaches everything: bookkeeping, then frees, then allocations, so that no object is
+    /// entered whose free could be missed. Counting starts with [`Self::start`].
+    ///
+    /// Errors: the kernel refused a program.
+    pub fn attach(&mut self, config: &Config) -> Result<(), Error> {
+        for event in life(self.follow_family, &self.layout) {
+            self.links.life.push(attach(&mut self.ebpf, event, event)?);
+        }
+        for event in FREES {
+            self.links.frees.push(attach(&mut self.ebpf, event, event)?);
+        }
+        for (program, event) in allocations(!config.sizes.is_empty(), self.caches, &self.layout) {
+            self.links.allocations.push(attach(&mut self.ebpf, program, event)?);
+        }
+        Ok(())
+    }
+
+    /// Switches counting on. Before, nothing is counted; after, everything is.
+    ///
+    /// Errors: the switch could not be written.
+    pub fn start(&mut self) -> Result<(), Error> {
+        let failed = |cause: String| Error::Map { map: "CONTROL", cause };
+        let map = self.ebpf.map_mut(".bss").ok_or_else(|| failed("it is missing".to_owned()))?;
+        let mut control: Array<_, Control> =
+            Array::try_from(map).map_err(|error| failed(error.to_string()))?;
+        self.start_ns = super::read::now_ns();
+        control
+            .set(0, Control { active: 1, misaligned: 0 }, 0)
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    /// Ends the window: allocations first, then frees, so that what is left is what was
+    /// outstanding at one instant. The maps stay readable.
+    pub fn detach(&mut self) {
+        detach(&mut self.ebpf, &mut self.links.allocations);
+        detach(&mut self.ebpf, &mut self.links.frees);
+        detach(&mut self.ebpf, &mut self.links.life);
+    }
+}
+
+/// Programs that do nothing, on the two hottest tracepoints: what being attached costs by itself.
+/// For the benchmark.
+pub struct EmptyPrograms {
+    _ebpf: Ebpf,
+}
+
+impl EmptyPrograms {
+    /// Loads and attaches them; they are detached on drop.
+    ///
+    /// Errors: as [`Probe::load`].
+    pub fn attach() -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        rights::check()?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .map_max_entries("OBJECTS", 1)
+            .load(OBJECT)
+            .map_err(|error| refused("the maps", &error))?;
+        let empty = program(&mut ebpf, "empty")?;
+        empty.load().map_err(|error| refused("program `empty`", &error))?;
+        for event in ["kmalloc", "kfree"] {
+            empty
+                .attach(event)
+                .map_err(|error| refused(&format!("to attach to tracepoint `{event}`"), &error))?;
+        }
+        Ok(Self { _ebpf: ebpf })
+    }
+}

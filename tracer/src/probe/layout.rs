@@ -1,0 +1,178 @@
+//! What this kernel's tracepoints carry and where its structs keep things: from BTF, and from
+//! tracefs where there is no BTF.
+
+use std::path::{Path, PathBuf};
+
+use kleak_common::Offsets;
+
+use super::{Error, types::KernelTypes};
+
+/// Shape of this kernel's tracepoints and structs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Program for the `kmalloc` event.
+    pub kmalloc: &'static str,
+    /// Events that it is attached to.
+    pub kmalloc_events: Vec<&'static str>,
+    /// Events that name the slab cache; empty where the kernel does not (before 6.0).
+    pub cache_events: Vec<&'static str>,
+    /// Whether the offsets come from BTF.
+    pub btf: bool,
+    /// Struct offsets.
+    pub offsets: Offsets,
+    /// Size of a kernel stack, bytes, where BTF tells.
+    pub stack_size: Option<u64>,
+    /// `__GFP_DMA`, `__GFP_RECLAIMABLE`, `__GFP_ACCOUNT`.
+    pub gfp: [u32; 3],
+}
+
+/// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
+/// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they
+/// are enumerators since 6.10).
+const GFP: [u32; 3] = [0x01, 0x10, 0x40_0000];
+
+/// Finds the layout.
+///
+/// Errors: neither BTF nor tracefs can be read, or the events have a shape that kleak does not
+/// know.
+pub fn find(btf: &Path, tracefs: &[PathBuf]) -> Result<Layout, Error> {
+    if let Some(types) = KernelTypes::open(btf) {
+        return from_btf(&types);
+    }
+    let Some(events) = tracefs.iter().map(|root| root.join("events/kmem")).find(|d| d.is_dir())
+    else {
+        return Err(Error::NoLayout { btf: btf.to_owned() });
+    };
+    from_tracefs(&events)
+}
+
+fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
+    let Some(kmalloc) = types.tracepoint("kmalloc") else {
+        return Err(Error::UnknownShape { event: "kmalloc" });
+    };
+    let twins = types.tracepoint("kmalloc_node").is_some();
+    let named_at = |args: &[String]| args.get(2).is_some_and(|name| name == "kmem_cache");
+    let named = types.tracepoint("kmem_cache_alloc").is_some_and(|args| named_at(&args));
+    let bit = |name: &str, default: u32| {
+        types
+            .enumerator(name)
+            .and_then(|bit| u32::try_from(bit).ok())
+            .and_then(|bit| 1_u32.checked_shl(bit))
+            .unwrap_or(default)
+    };
+    Ok(Layout {
+        kmalloc: match (kmalloc.len(), named_at(&kmalloc)) {
+            (5 | 6, false) => "kmalloc",
+            (6 | 7, true) => "kmalloc_with_cache",
+            _ => return Err(Error::UnknownShape { event: "kmalloc" }),
+        },
+        kmalloc_events: events("kmalloc", "kmalloc_node", twins),
+        cache_events: if named {
+            events("kmem_cache_alloc", "kmem_cache_alloc_node", twins)
+        } else {
+            Vec::new()
+        },
+        btf: true,
+        offsets: offsets(types),
+        stack_size: types.size("thread_union"),
+        gfp: [
+            bit("___GFP_DMA_BIT", GFP[0]),
+            bit("___GFP_RECLAIMABLE_BIT", GFP[1]),
+            bit("___GFP_ACCOUNT_BIT", GFP[2]),
+        ],
+    })
+}
+
+fn events(name: &'static str, twin: &'static str, twins: bool) -> Vec<&'static str> {
+    if twins { vec![name, twin] } else { vec![name] }
+}
+
+fn offsets(types: &KernelTypes) -> Offsets {
+    let at = |structure, field| types.offset(structure, field).unwrap_or(Offsets::UNKNOWN);
+    let memory = types
+        .offset("css_set", "subsys")
+        .zip(types.enumerator("memory_cgrp_id").and_then(|id| u32::try_from(id).ok()))
+        .map_or(Offsets::UNKNOWN, |(subsys, id)| subsys + 8 * id);
+    Offsets {
+        task_group_leader: at("task_struct", "group_leader"),
+        task_start: types
+            .offset("task_struct", "start_boottime")
+            .unwrap_or_else(|| at("task_struct", "real_start_time")),
+        task_flags: at("task_struct", "flags"),
+        task_comm: at("task_struct", "comm"),
+        task_tgid: at("task_struct", "tgid"),
+        task_stack: at("task_struct", "stack"),
+        task_signal: at("task_struct", "signal"),
+        signal_live: at("signal_struct", "live"),
+        task_cgroups: at("task_struct", "cgroups"),
+        css_set_memory: memory,
+        css_cgroup: at("cgroup_subsys_state", "cgroup"),
+        cgroup_kn: at("cgroup", "kn"),
+        cgroup_root: at("cgroup", "root"),
+        root_hierarchy: at("cgroup_root", "hierarchy_id"),
+        kn_id: at("kernfs_node", "id"),
+        cache_name: at("kmem_cache", "name"),
+        cache_size: at("kmem_cache", "size"),
+        cache_object_size: at("kmem_cache", "object_size"),
+    }
+}
+
+/// The shapes by what tracefs shows: `_node` twins were there up to 6.0, and `accounted` came with
+/// the cache argument in 6.0 (`include/trace/events/kmem.h`).
+fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
+    let format = std::fs::read_to_string(kmem.join("kmalloc/format"))
+        .map_err(|_| Error::UnknownShape { event: "kmalloc" })?;
+    let has = |field: &str| format.contains(&format!(" {field};"));
+    if !(has("call_site") && has("ptr") && has("bytes_req") && has("bytes_alloc")) {
+        return Err(Error::UnknownShape { event: "kmalloc" });
+    }
+    let twins = kmem.join("kmalloc_node").is_dir();
+    Ok(Layout {
+        kmalloc: if twins && has("accounted") { "kmalloc_with_cache" } else { "kmalloc" },
+        kmalloc_events: events("kmalloc", "kmalloc_node", twins),
+        // Without BTF a cache's name cannot be read from its struct.
+        cache_events: Vec::new(),
+        btf: false,
+        offsets: Offsets::NONE,
+        stack_size: None,
+        gfp: GFP,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{find, from_tracefs};
+    use std::path::{Path, PathBuf};
+
+    const FIELDS: &str = "\tfield:unsigned long call_site;\toffset:8;\n\tfield:const void * ptr;\n\
+                          \tfield:size_t bytes_req;\n\tfield:size_t bytes_alloc;\n\
+                          \tfield:unsigned long gfp_flags;\n";
+
+    fn tree(twins: bool, extra: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("kmalloc")).unwrap();
+        if twins {
+            std::fs::create_dir_all(dir.path().join("kmalloc_node")).unwrap();
+        }
+        std::fs::write(dir.path().join("kmalloc/format"), format!("{FIELDS}{extra}")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn tracefs_tells_the_three_shapes_apart() {
+        let old = from_tracefs(tree(true, "").path()).unwrap();
+        assert_eq!((old.kmalloc, old.kmalloc_events.len()), ("kmalloc", 2));
+        let v6_0 = from_tracefs(tree(true, "\tfield:bool accounted;\n").path()).unwrap();
+        assert_eq!(v6_0.kmalloc, "kmalloc_with_cache");
+        let new = from_tracefs(tree(false, "\tfield:bool accounted;\n").path()).unwrap();
+        assert_eq!((new.kmalloc, new.kmalloc_events.len()), ("kmalloc", 1));
+    }
+
+    #[test]
+    fn nothing_to_read_is_an_error_that_says_what_to_do() {
+        let error = find(Path::new("/nonexistent/btf"), &[PathBuf::from("/nonexistent")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("mount -t tracefs"), "{error}");
+    }
+}

@@ -1,0 +1,308 @@
+//! The kernel side, seen from user space: what this kernel can do, loading, attaching, reading and
+//! detaching. The only module that knows aya.
+//!
+//! Nothing is pinned: programs and maps live as long as this process holds them, so that even
+//! kill -9 leaves nothing behind.
+
+mod attach;
+mod error;
+pub mod layout;
+mod read;
+mod rights;
+mod sys;
+mod types;
+
+use std::path::{Path, PathBuf};
+
+use aya::{Ebpf, EbpfLoader};
+use hashbrown::HashMap;
+use kleak_common::{SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+
+pub use self::{
+    attach::EmptyPrograms,
+    error::Error,
+    layout::Layout,
+    read::{CgroupChange, ChangeKind},
+};
+
+/// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak.bpf.o"));
+
+/// Sites the kernel side holds at once.
+pub const MAX_SITES: u32 = 16_384;
+
+/// Fewest bytes of maps an object costs: entry, key, value and its share of the buckets. Used to
+/// choose `--max-objects`; what is printed is what the kernel says.
+pub const BYTES_PER_OBJECT: u64 = 48 + 8 + 32 + 16;
+
+/// When kernel stacks are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stacks {
+    /// For the first objects of a site, then at a falling rate.
+    #[default]
+    Auto,
+    /// For every object.
+    All,
+    /// Never.
+    Off,
+}
+
+/// Where a task's cgroup comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupSource {
+    /// There are no cgroups.
+    None,
+    /// The default (v2) hierarchy.
+    Unified,
+    /// The memory controller's v1 hierarchy, by its number in `/proc/cgroups`.
+    MemoryV1(u32),
+}
+
+/// What to trace, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// kmalloc sizes to follow, bytes as the kernel rounds them; empty for no kmalloc at all.
+    pub sizes: Vec<u64>,
+    /// Follow named caches.
+    pub caches: bool,
+    /// Kernel stacks.
+    pub stacks: Stacks,
+    /// User stacks too.
+    pub user_stacks: bool,
+    /// Outstanding objects that fit the kernel side.
+    pub max_objects: u32,
+    /// Mark the descendants of kleak's own children.
+    pub follow_family: bool,
+    /// Where cgroups come from.
+    pub cgroups: CgroupSource,
+    /// Size of a kernel stack in bytes, if BTF does not tell.
+    pub stack_size: Option<u64>,
+    /// The kernel's BTF.
+    pub btf: PathBuf,
+    /// Where tracefs may be mounted.
+    pub tracefs: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Usual places of BTF and tracefs.
+    #[must_use]
+    pub fn usual_places() -> (PathBuf, Vec<PathBuf>) {
+        let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from);
+        (PathBuf::from("/sys/kernel/btf/vmlinux"), tracefs.to_vec())
+    }
+}
+
+/// The kernel side, loaded and (after [`Probe::attach`]) attached.
+pub struct Probe {
+    ebpf: Ebpf,
+    layout: Layout,
+    links: attach::Links,
+    cpus: usize,
+    start_ns: u64,
+    map_bytes: u64,
+    caches: bool,
+    follow_family: bool,
+    /// Frees that the kernel's map refused: time by address.
+    deferred: HashMap<u64, u64>,
+    /// Counts of sites that were removed from the tables because their process is gone.
+    retired_sites: u64,
+}
+
+impl Probe {
+    /// Loads programs and maps; nothing is attached yet.
+    ///
+    /// Errors: what is missing on this system and how to mend it.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        rights::check()?;
+        let layout = layout::find(&config.btf, &config.tracefs)?;
+        if config.caches && layout.cache_events.is_empty() {
+            return Err(Error::NoCacheNames);
+        }
+        sys::lift_memlock();
+        let settings = settings(config, &layout);
+        let mut sizes = [0_u8; SIZE_SLOTS];
+        for &size in &config.sizes {
+            if let Some(slot) = sizes.get_mut(size_slot(size)) {
+                *slot = 1;
+            }
+        }
+        let few = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
+        let mut ebpf = EbpfLoader::new()
+            // Nothing is relocated against kernel types, so the kernel's BTF need not be parsed.
+            .btf(None)
+            .override_global("SETTINGS", &settings, true)
+            .override_global("OFFSETS", &layout.offsets, true)
+            .override_global("SIZES", sizes.as_slice(), true)
+            .map_max_entries("OBJECTS", config.max_objects)
+            .map_max_entries("SITES", MAX_SITES)
+            .map_max_entries("COUNTS", MAX_SITES)
+            .map_max_entries("PROCESSES", MAX_SITES)
+            .map_max_entries("FAMILY", few(config.follow_family, 65_536))
+            .map_max_entries("CACHES", few(config.caches, 2_048))
+            .map_max_entries("STACKS", few(config.stacks != Stacks::Off || config.user_stacks, 16_384))
+            .map_max_entries("STACKS2", few(config.stacks != Stacks::Off, 8_192))
+            .load(OBJECT)
+            .map_err(|error| refused("kleak's maps", &error))?;
+        attach::load_programs(&mut ebpf, config, &layout)?;
+        let map_bytes = read::map_memory(&ebpf);
+        let cpus = aya::util::nr_cpus().map_or(1, |count| count.max(1));
+        Ok(Self {
+            ebpf,
+            layout,
+            links: attach::Links::default(),
+            cpus,
+            start_ns: 0,
+            map_bytes,
+            caches: config.caches,
+            follow_family: config.follow_family,
+            deferred: HashMap::new(),
+            retired_sites: 0,
+        })
+    }
+
+    /// What this kernel's events and structs look like.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Kernel memory of all maps, bytes.
+    #[must_use]
+    pub const fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
+    /// When counting began, `CLOCK_MONOTONIC` nanoseconds.
+    #[must_use]
+    pub const fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// Possible CPUs.
+    #[must_use]
+    pub const fn cpus(&self) -> usize {
+        self.cpus
+    }
+}
+
+fn settings(config: &Config, layout: &Layout) -> Settings {
+    let (source, hierarchy) = match config.cgroups {
+        CgroupSource::None => (cgroup_source::NONE, u32::MAX),
+        CgroupSource::Unified => (cgroup_source::DEFAULT_HIERARCHY, 0),
+        // Without offsets the v1 hierarchy cannot be reached.
+        CgroupSource::MemoryV1(_) if !layout.btf => (cgroup_source::NONE, u32::MAX),
+        CgroupSource::MemoryV1(number) => (cgroup_source::MEMORY_V1, number),
+    };
+    Settings {
+        seed: seed(),
+        free_mask: free_mask(config),
+        stack_size: layout.stack_size.or(config.stack_size).unwrap_or(0),
+        gfp_dma: layout.gfp[0],
+        gfp_reclaimable: layout.gfp[1],
+        gfp_account: layout.gfp[2],
+        self_tgid: std::process::id(),
+        stacks: match config.stacks {
+            Stacks::Off => stacks::OFF,
+            Stacks::Auto => stacks::AUTO,
+            Stacks::All => stacks::ALL,
+        },
+        user_stacks: u32::from(config.user_stacks),
+        follow_family: u32::from(config.follow_family),
+        cgroup_source: source,
+        memory_hierarchy: hierarchy,
+        _pad: 0,
+    }
+}
+
+/// Address bits that are zero in every object of the followed sizes: kmalloc objects of a
+/// power-of-two class are naturally aligned since 5.4 (`kmem_cache_create` of `kmalloc-N` with
+/// `align = size`, mm/slab_common.c); of the odd classes (96, 192) nothing more than the smallest
+/// alignment is relied on. The kernel side checks each object against it, and stops using it at
+/// the first exception.
+fn free_mask(config: &Config) -> u64 {
+    if config.caches {
+        return 7;
+    }
+    let align = config
+        .sizes
+        .iter()
+        .map(|&size| if size.is_power_of_two() { size.min(4096) } else { 8 })
+        .min();
+    align.unwrap_or(8).max(8) - 1
+}
+
+/// Not secret, but not to be guessed from outside either.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
+}
+
+fn refused(what: &str, error: &dyn std::error::Error) -> Error {
+    let mut cause = error.to_string();
+    let mut source = error.source();
+    let mut errno = None;
+    while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            errno = io.raw_os_error();
+        }
+        cause = format!("{cause}: {inner}");
+        source = inner.source();
+    }
+    let advice = match errno {
+        Some(libc::EPERM) => rights::explain_eperm(),
+        Some(libc::ENOMEM) => {
+            "\nthere is not enough memory for the maps; try a smaller --max-objects".to_owned()
+        }
+        _ => String::new(),
+    };
+    // The verifier's log can be a megabyte; its last lines say what it did not like.
+    if cause.len() > 4_000 {
+        let cut = cause.char_indices().rev().nth(3_999).map_or(0, |(at, _)| at);
+        cause = format!("...{}", &cause[cut..]);
+    }
+    Error::Refused { what: what.to_owned(), cause, advice }
+}
+
+/// Whether the BPF object is in this build.
+#[must_use]
+pub fn has_object() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// Whether a path exists, for messages.
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CgroupSource, Config, Stacks, free_mask};
+
+    fn config(sizes: &[u64], caches: bool) -> Config {
+        Config {
+            sizes: sizes.to_vec(),
+            caches,
+            stacks: Stacks::Auto,
+            user_stacks: false,
+            max_objects: 1,
+            follow_family: false,
+            cgroups: CgroupSource::None,
+            stack_size: None,
+            btf: "/nonexistent".into(),
+            tracefs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn frees_are_rejected_by_the_loosest_alignment() {
+        assert_eq!(free_mask(&config(&[512], false)), 511);
+        assert_eq!(free_mask(&config(&[512, 64], false)), 63);
+        assert_eq!(free_mask(&config(&[512, 192], false)), 7);
+        assert_eq!(free_mask(&config(&[8], false)), 7);
+        assert_eq!(free_mask(&config(&[1 << 20], false)), 4095);
+        assert_eq!(free_mask(&config(&[512], true)), 7);
+    }
+}

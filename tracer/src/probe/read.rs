@@ -1,0 +1,421 @@
+//! Reading the kernel side: snapshots, stacks, cgroup events, slab caches.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap as BpfHashMap, Map, PerCpuArray, Queue, RingBuf, StackTraceMap},
+};
+use hashbrown::{HashMap, HashSet};
+use kleak_common::{
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey,
+    SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
+};
+
+use super::{Error, MAX_SITES, Probe, sys};
+use crate::snapshot::{BIRTH_SLICES, Group, GroupKey, SiteFacts, Snapshot};
+
+/// What happened to a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Its directory was made.
+    Created,
+    /// Its directory was removed.
+    Removed,
+    /// The kernel let go of it.
+    Released,
+}
+
+/// One event of a cgroup's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupChange {
+    /// Kernfs node id.
+    pub id: u64,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// Path below the mount of the hierarchy; lossily decoded, and cut at 511 bytes.
+    pub path: String,
+    /// Thread-group id of the task that did it.
+    pub tgid: u32,
+}
+
+/// `CLOCK_MONOTONIC`, which `bpf_ktime_get_ns()` reads too. Nanoseconds.
+#[must_use]
+pub(super) fn now_ns() -> u64 {
+    // It cannot fail on Linux with this clock.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
+        seconds * 1_000_000_000 + nanos
+    })
+}
+
+/// Kernel memory of all maps, bytes.
+pub(super) fn map_memory(ebpf: &Ebpf) -> u64 {
+    ebpf.maps().filter_map(|(_, map)| fd(map)).filter_map(sys::map_memory).sum()
+}
+
+/// A map's descriptor, whatever its type.
+fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
+    let data = match map {
+        Map::HashMap(data)
+        | Map::PerCpuHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Array(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::StackTraceMap(data) => data,
+        _ => return None,
+    };
+    Some(data.fd().as_fd())
+}
+
+impl Probe {
+    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+        self.ebpf.map(name).and_then(fd).ok_or_else(|| missing(name))
+    }
+
+    /// Takes everything the kernel side holds. Objects younger than `min_age_ns` are left out.
+    ///
+    /// Errors: a map cannot be read.
+    pub fn snapshot(&mut self, min_age_ns: u64) -> Result<Snapshot, Error> {
+        self.take_deferred();
+        let at_ns = now_ns();
+        let mut snapshot = Snapshot { start_ns: self.start_ns, at_ns, ..Snapshot::default() };
+        self.walk_objects(&mut snapshot, min_age_ns)?;
+        self.read_sites(&mut snapshot)?;
+        self.read_processes(&mut snapshot)?;
+        if self.caches {
+            snapshot.caches = self.read_caches()?;
+        }
+        self.read_tally(&mut snapshot)?;
+        self.read_programs(&mut snapshot);
+        self.prune(&snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// Adds up the outstanding objects.
+    fn walk_objects(&self, snapshot: &mut Snapshot, min_age_ns: u64) -> Result<(), Error> {
+        let (start, end) = (snapshot.start_ns, snapshot.at_ns);
+        let slice = (end.saturating_sub(start) / BIRTH_SLICES as u64).max(1);
+        let youngest = end.saturating_sub(min_age_ns);
+        sys::walk(self.fd("OBJECTS")?, 8, size_of::<Object>(), |key, value| {
+            let (Some(address), Some(object)) =
+                (sys::record::<u64>(key), sys::record::<Object>(value))
+            else {
+                return;
+            };
+            if self.deferred.get(&address).is_some_and(|&freed| object.born_ns < freed) {
+                return;
+            }
+            *snapshot.outstanding.entry(object.site).or_insert(0) += 1;
+            if min_age_ns > 0 && object.born_ns > youngest {
+                return;
+            }
+            let group = snapshot
+                .groups
+                .entry(GroupKey {
+                    site: object.site,
+                    kernel_stack: object.kernel_stack,
+                    user_stack: object.user_stack,
+                })
+                .or_insert_with(Group::default);
+            group.objects += 1;
+            group.requested += u64::from(object.requested);
+            group.weight += u64::from(object.weight);
+            group.oldest_ns = group.oldest_ns.min(object.born_ns);
+            let born = usize::try_from(object.born_ns.saturating_sub(start) / slice);
+            let last = BIRTH_SLICES - 1;
+            if let Some(births) = group.births.get_mut(born.unwrap_or(last).min(last)) {
+                *births += 1;
+            }
+        })
+        .map_err(|error| map_error("OBJECTS", &error))
+    }
+
+    fn read_sites(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        let sites = &mut snapshot.sites;
+        sys::walk(self.fd("SITES")?, 8, size_of::<Site>(), |key, value| {
+            if let (Some(key), Some(site)) = (sys::record::<u64>(key), sys::record::<Site>(value)) {
+                sites.insert(key, SiteFacts { site, allocated: 0 });
+            }
+        })
+        .map_err(|error| map_error("SITES", &error))?;
+        let each = size_of::<SiteCounts>();
+        sys::walk(self.fd("COUNTS")?, 8, each * self.cpus, |key, value| {
+            let Some(facts) = sys::record::<u64>(key).and_then(|key| sites.get_mut(&key)) else {
+                return;
+            };
+            facts.allocated = value
+                .chunks_exact(each)
+                .filter_map(sys::record::<SiteCounts>)
+                .map(|counts| counts.allocated)
+                .sum();
+        })
+        .map_err(|error| map_error("COUNTS", &error))
+    }
+
+    fn read_processes(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        let processes = &mut snapshot.processes;
+        let key_size = size_of::<ProcessKey>();
+        sys::walk(self.fd("PROCESSES")?, key_size, size_of::<Process>(), |key, value| {
+            if let (Some(key), Some(process)) = (sys::record(key), sys::record(value)) {
+                processes.insert(key, process);
+            }
+        })
+        .map_err(|error| map_error("PROCESSES", &error))
+    }
+
+    fn read_caches(&self) -> Result<HashMap<u64, Cache>, Error> {
+        let mut caches = HashMap::new();
+        sys::walk(self.fd("CACHES")?, 8, size_of::<Cache>(), |key, value| {
+            if let (Some(key), Some(cache)) = (sys::record(key), sys::record(value)) {
+                caches.insert(key, cache);
+            }
+        })
+        .map_err(|error| map_error("CACHES", &error))?;
+        Ok(caches)
+    }
+
+    fn read_tally(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        let map = self.ebpf.map("CPU").ok_or_else(|| missing("CPU"))?;
+        let states: PerCpuArray<_, CpuState> =
+            PerCpuArray::try_from(map).map_err(|error| map_error("CPU", &error))?;
+        let states = states.get(&0, 0).map_err(|error| map_error("CPU", &error))?;
+        let mut total = Tally::default();
+        for state in states.iter() {
+            state.tally.iter().for_each(|row| total.add(row));
+            for (sum, count) in snapshot.cgroup_events.iter_mut().zip(state.cgroup_events) {
+                *sum += count;
+            }
+        }
+        snapshot.tally = total;
+        Ok(())
+    }
+
+    fn read_programs(&self, snapshot: &mut Snapshot) {
+        let (mut nanos, mut runs, mut missed, mut read) = (0, 0, 0, 0);
+        for (_, program) in self.ebpf.programs() {
+            let Ok(fd) = program.fd() else { continue };
+            let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
+            nanos += run_time;
+            runs += run_count;
+            missed += misses;
+            read += 1;
+        }
+        snapshot.missed_events = (read > 0).then_some(missed);
+        // The kernel measures only while `kernel.bpf_stats_enabled` is 1.
+        snapshot.run_time = (runs > 0).then_some((nanos, runs));
+    }
+
+    /// Takes the frees that the map refused. They are applied when objects are read: an address
+    /// may have been allocated anew meanwhile, and only its birth tells.
+    fn take_deferred(&mut self) {
+        let Some(map) = self.ebpf.map_mut("DEFERRED") else { return };
+        let Ok(mut queue) = Queue::<_, DeferredFree>::try_from(map) else { return };
+        while let Ok(free) = queue.pop(0) {
+            self.deferred.insert(free.address, free.at_ns);
+        }
+    }
+
+    /// Makes room: sites of processes that have exited and own nothing any more will never be used
+    /// again. Done only when the table is half full.
+    fn prune(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        if snapshot.sites.len() < MAX_SITES as usize / 2
+            && snapshot.processes.len() < MAX_SITES as usize / 2
+        {
+            return Ok(());
+        }
+        let owning: HashSet<ProcessKey> = snapshot
+            .sites
+            .iter()
+            .filter(|(key, _)| snapshot.outstanding.contains_key(*key))
+            .map(|(_, facts)| process_of(&facts.site))
+            .collect();
+        let done = |key: &ProcessKey| {
+            snapshot.processes.get(key).is_some_and(|process| process.exited != 0)
+                && !owning.contains(key)
+        };
+        let keys: Vec<u64> = snapshot
+            .sites
+            .iter()
+            .filter(|(_, facts)| facts.site.tgid != 0 && done(&process_of(&facts.site)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in &keys {
+            // Counts first: a site without counts is introduced anew, the reverse is not.
+            remove(&mut self.ebpf, "COUNTS", key)?;
+            remove(&mut self.ebpf, "SITES", key)?;
+        }
+        self.retired_sites += keys.len() as u64;
+        for key in snapshot.processes.keys().filter(|key| done(key)) {
+            remove(&mut self.ebpf, "PROCESSES", key)?;
+        }
+        Ok(())
+    }
+
+    /// How many sites were removed to make room: their owners left nothing, and are not listed.
+    #[must_use]
+    pub const fn retired_sites(&self) -> u64 {
+        self.retired_sites
+    }
+
+    /// Return addresses of a kernel stack, leaf first.
+    #[must_use]
+    pub fn kernel_stack(&self, id: i32) -> Option<Vec<u64>> {
+        let (name, id) =
+            if id & SECOND_STACKS != 0 { ("STACKS2", id & !SECOND_STACKS) } else { ("STACKS", id) };
+        self.stack(name, id)
+    }
+
+    /// Addresses of a user stack, leaf first.
+    #[must_use]
+    pub fn user_stack(&self, id: i32) -> Option<Vec<u64>> {
+        self.stack("STACKS", id)
+    }
+
+    fn stack(&self, name: &str, id: i32) -> Option<Vec<u64>> {
+        let id = u32::try_from(id).ok()?;
+        let map = StackTraceMap::try_from(self.ebpf.map(name)?).ok()?;
+        let trace = map.get(&id, 0).ok()?;
+        Some(trace.frames().iter().map(|frame| frame.ip).collect())
+    }
+
+    /// Calls `decide` for each slab cache not decided on yet, by name, and tells the kernel side.
+    ///
+    /// Errors: the map cannot be read or written.
+    pub fn decide_caches(&mut self, decide: impl Fn(&str) -> bool) -> Result<(), Error> {
+        use kleak_common::cache_state::{REJECTED, SELECTED, UNDECIDED};
+        if !self.caches {
+            return Ok(());
+        }
+        for (address, mut cache) in self.read_caches()? {
+            if cache.state != UNDECIDED {
+                continue;
+            }
+            cache.state = if decide(&cache_name(&cache)) { SELECTED } else { REJECTED };
+            let map = self.ebpf.map_mut("CACHES").ok_or_else(|| missing("CACHES"))?;
+            let mut map: BpfHashMap<_, u64, Cache> =
+                BpfHashMap::try_from(map).map_err(|error| map_error("CACHES", &error))?;
+            map.insert(address, cache, 0).map_err(|error| map_error("CACHES", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Descriptor that becomes readable when cgroup events wait.
+    #[must_use]
+    pub fn cgroup_events_fd(&self) -> Option<RawFd> {
+        self.ebpf.map("CGROUP_EVENTS").and_then(fd).map(|fd| fd.as_raw_fd())
+    }
+
+    /// Takes the cgroup events that wait.
+    pub fn cgroup_changes(&mut self) -> Vec<CgroupChange> {
+        let mut changes = Vec::new();
+        let Some(map) = self.ebpf.map_mut("CGROUP_EVENTS") else { return changes };
+        let Ok(mut ring) = RingBuf::try_from(map) else { return changes };
+        while let Some(item) = ring.next() {
+            changes.extend(change(&item));
+        }
+        changes
+    }
+
+    /// Removes from the family those that `gone` says have ended, when the table fills up.
+    ///
+    /// Errors: the map cannot be read or written.
+    pub fn prune_family(&mut self, gone: impl Fn(ProcessKey) -> bool) -> Result<(), Error> {
+        if !self.follow_family {
+            return Ok(());
+        }
+        let mut members = Vec::new();
+        sys::walk(self.fd("FAMILY")?, size_of::<ProcessKey>(), 8, |key, _| {
+            members.extend(sys::record::<ProcessKey>(key));
+        })
+        .map_err(|error| map_error("FAMILY", &error))?;
+        if members.len() < 32_768 {
+            return Ok(());
+        }
+        for key in members.into_iter().filter(|key| gone(*key)) {
+            remove_from::<_, u8>(&mut self.ebpf, "FAMILY", &key)?;
+        }
+        Ok(())
+    }
+}
+
+/// The process of a site.
+#[must_use]
+pub(crate) fn process_of(site: &Site) -> ProcessKey {
+    ProcessKey { start_ns: site.start_ns, tgid: site.tgid, _pad: 0 }
+}
+
+/// A cache's name, lossily decoded.
+#[must_use]
+pub(crate) fn cache_name(cache: &Cache) -> String {
+    until_nul(&cache.name)
+}
+
+/// A comm, lossily decoded.
+#[must_use]
+pub(crate) fn comm_text(comm: &[u8; COMM_LEN]) -> String {
+    until_nul(comm)
+}
+
+fn until_nul(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn change(bytes: &[u8]) -> Option<CgroupChange> {
+    if bytes.len() < size_of::<CgroupEvent>() {
+        return None;
+    }
+    // SAFETY: long enough (checked), any alignment (unaligned read), plain integers and bytes.
+    let event = unsafe { bytes.as_ptr().cast::<CgroupEvent>().read_unaligned() };
+    let path = event.path.get(..event.path_len as usize).unwrap_or_default();
+    Some(CgroupChange {
+        id: event.id,
+        kind: match event.what {
+            cgroup_event::MKDIR => ChangeKind::Created,
+            cgroup_event::RMDIR => ChangeKind::Removed,
+            _ => ChangeKind::Released,
+        },
+        path: String::from_utf8_lossy(path).into_owned(),
+        tgid: event.tgid,
+    })
+}
+
+fn missing(map: &'static str) -> Error {
+    Error::Map { map, cause: "it is missing".to_owned() }
+}
+
+fn map_error(map: &'static str, error: &dyn std::error::Error) -> Error {
+    Error::Map { map, cause: error.to_string() }
+}
+
+fn remove<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, key: &K) -> Result<(), Error> {
+    match name {
+        "COUNTS" => remove_per_cpu(ebpf, name, key),
+        "SITES" => remove_from::<K, Site>(ebpf, name, key),
+        _ => remove_from::<K, Process>(ebpf, name, key),
+    }
+}
+
+fn remove_from<K: aya::Pod, V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    key: &K,
+) -> Result<(), Error> {
+    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    let mut map: BpfHashMap<_, K, V> =
+        BpfHashMap::try_from(map).map_err(|error| map_error(name, &error))?;
+    // One that is gone is what was wanted.
+    drop(map.remove(key));
+    Ok(())
+}
+
+fn remove_per_cpu<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, key: &K) -> Result<(), Error> {
+    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    let mut map: aya::maps::PerCpuHashMap<_, K, SiteCounts> =
+        aya::maps::PerCpuHashMap::try_from(map).map_err(|error| map_error(name, &error))?;
+    drop(map.remove(key));
+    Ok(())
+}
