@@ -24,6 +24,7 @@ pub use self::{
     layout::Layout,
     read::{CgroupChange, ChangeKind},
 };
+pub(crate) use self::read::{cache_name, comm_text};
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak.bpf.o"));

@@ -1,0 +1,99 @@
+//! Cgroup paths by id, remembered after a cgroup is gone.
+
+use hashbrown::HashMap;
+
+use crate::{
+    host::{Host, cgroup::CgroupLayout},
+    probe::CgroupChange,
+};
+
+/// Most paths remembered, some 100 bytes each; past it those of removed cgroups are forgotten.
+const MOST: usize = 100_000;
+
+/// What is known of the cgroups of the memory controller's hierarchy.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    paths: HashMap<u64, Known>,
+    /// Ids that a walk did not find, so that it is done once only.
+    unknown: hashbrown::HashSet<u64>,
+}
+
+#[derive(Debug)]
+struct Known {
+    path: String,
+    removed: bool,
+}
+
+impl Cgroups {
+    /// Walks the hierarchy as it is now.
+    #[must_use]
+    pub fn scan(host: &Host, layout: &CgroupLayout) -> Self {
+        let found = layout.scan(host).paths;
+        let known = |path| Known { path, removed: false };
+        let paths = found.into_iter().map(|(id, path)| (id, known(path))).collect();
+        Self { paths, ..Self::default() }
+    }
+
+    /// Takes note of an event. A path that was cut in the event does not replace a whole one.
+    pub fn apply(&mut self, change: CgroupChange) {
+        use crate::probe::ChangeKind::{Created, Released, Removed};
+        if !change.path.starts_with('/') {
+            return;
+        }
+        match change.kind {
+            Created => {
+                self.unknown.remove(&change.id);
+                self.paths.insert(change.id, Known { path: change.path, removed: false });
+            }
+            Removed | Released => {
+                let known = self.paths.entry(change.id);
+                known.or_insert(Known { path: change.path, removed: true }).removed = true;
+            }
+        }
+        if self.paths.len() > MOST {
+            self.paths.retain(|_, known| !known.removed);
+        }
+    }
+
+    /// The path of a cgroup, from memory or by a walk; `None` when neither knows it.
+    pub fn path(&mut self, id: u64, host: &Host, layout: &CgroupLayout) -> Option<String> {
+        if id == 0 || self.unknown.contains(&id) {
+            return None;
+        }
+        if let Some(known) = self.paths.get(&id) {
+            return Some(known.path.clone());
+        }
+        let found = layout.find(host, id);
+        match &found {
+            Some(path) => {
+                self.paths.insert(id, Known { path: path.clone(), removed: false });
+            }
+            None => {
+                self.unknown.insert(id);
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cgroups;
+    use crate::{
+        host::{Host, cgroup::CgroupLayout},
+        probe::{CgroupChange, ChangeKind},
+    };
+
+    #[test]
+    fn a_path_outlives_its_cgroup() {
+        let (host, layout) = (Host::new("/nonexistent"), CgroupLayout::from_parts(b"", &[]));
+        let mut cgroups = Cgroups::default();
+        let change =
+            |kind| CgroupChange { id: 7, kind, path: "/kubepods/pod1".to_owned(), tgid: 1 };
+        assert_eq!(cgroups.path(7, &host, &layout), None);
+        cgroups.apply(change(ChangeKind::Created));
+        cgroups.apply(change(ChangeKind::Removed));
+        assert_eq!(cgroups.path(7, &host, &layout).as_deref(), Some("/kubepods/pod1"));
+        assert_eq!(cgroups.path(0, &host, &layout), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! From ids and addresses to names: symbols, processes, cgroups.
+
+pub mod cgroup_path;
+pub mod cgroups;
+pub mod owners;
+pub mod symbols;

@@ -1,0 +1,95 @@
+//! From a site to its owner: a live process by /proc, one that has exited by what the kernel side
+//! remembered, an interrupt by its kind.
+
+use hashbrown::HashMap;
+use kleak_common::{Process, ProcessKey, Site, context};
+
+use super::{cgroup_path, cgroups::Cgroups};
+use crate::{
+    host::{Host, cgroup::CgroupLayout, process},
+    report::Owner,
+    snapshot::Snapshot,
+};
+
+/// The owner of each site of a snapshot.
+pub fn of_sites(
+    snapshot: &Snapshot,
+    host: &Host,
+    layout: &CgroupLayout,
+    cgroups: &mut Cgroups,
+) -> HashMap<u64, Owner> {
+    let mut seen: HashMap<ProcessKey, Identity> = HashMap::new();
+    snapshot
+        .sites
+        .iter()
+        .map(|(&key, facts)| {
+            let site = &facts.site;
+            let owner = match site.context {
+                context::SOFTIRQ => nobody("softirq"),
+                context::HARDIRQ => nobody("hardirq"),
+                _ => {
+                    let process =
+                        ProcessKey { start_ns: site.start_ns, tgid: site.tgid, _pad: 0 };
+                    let identity = seen
+                        .entry(process)
+                        .or_insert_with(|| identify(process, snapshot.processes.get(&process), host));
+                    of_process(site, identity, cgroups.path(site.cgroup, host, layout))
+                }
+            };
+            (key, owner)
+        })
+        .collect()
+}
+
+/// The owner of memory that nobody can be named for.
+fn nobody(kind: &str) -> Owner {
+    Owner { kind: kind.to_owned(), ..Owner::default() }
+}
+
+fn of_process(site: &Site, identity: &Identity, cgroup: Option<String>) -> Owner {
+    let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
+    Owner {
+        kind: if site.context == context::KTHREAD { "kthread" } else { "process" }.to_owned(),
+        pid: Some(site.tgid),
+        comm: identity.comm.clone(),
+        exited: identity.exited,
+        cgroup,
+        unit: names.unit,
+        pod: names.pod_uid.clone(),
+        namespace: None,
+        container: names.container_id.clone(),
+        pod_uid: names.pod_uid,
+        container_id: names.container_id,
+    }
+}
+
+/// What a process is called, and whether it still runs.
+struct Identity {
+    comm: Option<String>,
+    exited: Option<bool>,
+}
+
+fn identify(key: ProcessKey, remembered: Option<&Process>, host: &Host) -> Identity {
+    let recalled = remembered
+        .map(|process| crate::probe::comm_text(&process.comm))
+        .filter(|comm| !comm.is_empty());
+    if remembered.is_some_and(|process| process.exited != 0) {
+        return Identity { comm: recalled, exited: Some(true) };
+    }
+    // Without BTF there is no start time, and a pid alone does not tell who it was.
+    if key.start_ns == 0 {
+        return Identity { comm: recalled, exited: None };
+    }
+    match process::live(host, key.tgid, key.start_ns) {
+        Ok(true) => {
+            // A name set after the first allocation is only in /proc.
+            let now = process::comm(host, key.tgid)
+                .ok()
+                .map(|comm| String::from_utf8_lossy(&comm).into_owned())
+                .filter(|comm| !comm.is_empty());
+            Identity { comm: now.or(recalled), exited: Some(false) }
+        }
+        Ok(false) => Identity { comm: recalled, exited: Some(true) },
+        Err(_) => Identity { comm: recalled, exited: None },
+    }
+}

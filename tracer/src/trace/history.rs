@@ -1,0 +1,76 @@
+//! Outstanding objects over time, at a bounded number of points however long the window.
+
+use std::time::Duration;
+
+use crate::{analyse::Point, snapshot::Snapshot};
+
+/// Points kept; past it every second one is dropped, and they are taken half as often.
+const MOST: usize = 64;
+/// A walk of the map may take this share of the time at the most.
+const SHARE_OF_TIME: u32 = 50;
+
+/// Points in time, oldest first, and when the next is due.
+pub(super) struct History {
+    points: Vec<Point>,
+    step: Duration,
+}
+
+impl History {
+    /// For a window of this length; `None` when nobody knows.
+    pub(super) fn new(window: Option<Duration>) -> Self {
+        let step = window.map_or(Duration::from_secs(1), |window| window / 20);
+        let step = step.clamp(Duration::from_millis(100), Duration::from_secs(5));
+        Self { points: Vec::new(), step }
+    }
+
+    /// Time until the next point.
+    pub(super) const fn step(&self) -> Duration {
+        self.step
+    }
+
+    /// Adds a point; `took` is how long reading it took.
+    pub(super) fn add(&mut self, snapshot: &Snapshot, took: Duration) {
+        self.points
+            .push(Point { at_ns: snapshot.at_ns, outstanding: snapshot.outstanding.clone() });
+        if self.points.len() >= MOST {
+            let mut keep = false;
+            self.points.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.step *= 2;
+        }
+        self.step = self.step.max(took * SHARE_OF_TIME);
+    }
+
+    /// The points, oldest first.
+    pub(super) fn points(&self) -> &[Point] {
+        &self.points
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{History, MOST};
+    use crate::snapshot::Snapshot;
+    use std::time::Duration;
+
+    #[test]
+    fn a_long_window_keeps_few_points_that_span_it() {
+        let mut history = History::new(None);
+        for at_ns in 0..100_000 {
+            history.add(&Snapshot { at_ns, ..Snapshot::default() }, Duration::ZERO);
+        }
+        assert!(history.points().len() < MOST);
+        assert_eq!(history.points()[0].at_ns, 0);
+        assert!(history.points().is_sorted_by_key(|point| point.at_ns));
+        assert!(history.step() > Duration::from_secs(1000));
+    }
+
+    #[test]
+    fn a_slow_walk_is_repeated_less_often() {
+        let mut history = History::new(Some(Duration::from_secs(10)));
+        history.add(&Snapshot::default(), Duration::from_secs(2));
+        assert_eq!(history.step(), Duration::from_secs(100));
+    }
+}

@@ -1,0 +1,92 @@
+//! Where reports go.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use super::{Failure, plan::Plan};
+use crate::{
+    cli::Format,
+    export::{Exporter as _, folded::Folded, output::Output},
+    report::{Report, json, text},
+};
+
+/// Everything that is written, opened before the run so that a bad path fails early.
+pub(super) struct Outputs {
+    report: Output,
+    folded: Option<Output>,
+    format: Format,
+    style: text::Style,
+    /// The reader of the report has gone: nothing more is written to it.
+    closed: bool,
+    printed: bool,
+}
+
+impl Outputs {
+    /// Opens them.
+    ///
+    /// Errors: a path cannot be written.
+    pub(super) fn open(plan: &Plan) -> Result<Self, Failure> {
+        // What is printed while tracing has to be readable while tracing.
+        let report = if plan.interval.is_some() {
+            Output::stream(&plan.output)?
+        } else {
+            Output::create(&plan.output)?
+        };
+        let folded = plan.folded.as_ref().map(|path| Output::create(path)).transpose()?;
+        let terminal = plan.output.as_os_str() == "-" && io::stdout().is_terminal();
+        let width = terminal
+            .then(terminal_size::terminal_size)
+            .flatten()
+            .map_or(80, |(width, _)| usize::from(width.0));
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let style = text::Style { width, colour: terminal && !no_colour, top: plan.top };
+        Ok(Self { report, folded, format: plan.format, style, closed: false, printed: false })
+    }
+
+    /// Writes one report.
+    ///
+    /// Errors: the output cannot be written; a reader that has gone is none.
+    pub(super) fn print(&mut self, report: &Report) -> Result<(), Failure> {
+        if self.closed {
+            return Ok(());
+        }
+        let result = match self.format {
+            Format::Text => {
+                let rule = if self.printed { writeln!(self.report) } else { Ok(()) };
+                rule.and_then(|()| text::render(report, &self.style, &mut self.report))
+            }
+            Format::Json => json::write_pretty(report, &mut self.report),
+            Format::Ndjson => json::write_line(report, &mut self.report),
+        }
+        .and_then(|()| self.report.flush());
+        self.printed = true;
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(error) => Err(Failure::Failed(format!("writing the report: {error}"))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Whether the reader of the report has gone.
+    pub(super) const fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Writes the other files, and puts everything in place.
+    ///
+    /// Errors: a file cannot be written.
+    pub(super) fn finish(self, report: &Report) -> Result<(), Failure> {
+        if let Some(mut output) = self.folded {
+            Folded
+                .write(report, &mut output)
+                .map_err(|error| Failure::Failed(format!("writing folded stacks: {error}")))?;
+            output.finish().map_err(|error| Failure::Failed(error.to_string()))?;
+        }
+        match self.report.finish() {
+            Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
