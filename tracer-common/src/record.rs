@@ -228,6 +228,9 @@ pub struct CpuState {
     /// Where a program writes the address of its context, to read it back as a number: it lies on
     /// the kernel stack in use. One a program, as a program never interrupts itself.
     pub stack_pointer: [u64; ROWS],
+    /// Address that the first program of a pair has just dealt with, so that the second need not:
+    /// of `kfree` and of `kmem_cache_free`.
+    pub freed: [u64; 2],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
@@ -326,7 +329,7 @@ const _: () = {
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 15 * 8);
     assert!(size_of::<DeferredFree>() == 16);
-    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 24 + ROWS * 15 * 8);
+    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 16 + 24 + ROWS * 15 * 8);
     assert!(size_of::<Control>() == 8);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);

@@ -148,7 +148,8 @@ impl Offsets {
     };
 }
 
-/// Rows of the tally map: one a program, because a program never interrupts itself.
+/// Rows of the tally: one a program, because a program never interrupts itself, and those of a pair
+/// do interrupt each other (see [`INTERRUPT`](row::INTERRUPT)).
 pub mod row {
     /// `kmalloc` and its `_node` twin.
     pub const KMALLOC: u32 = 0;
@@ -158,10 +159,14 @@ pub mod row {
     pub const KFREE: u32 = 2;
     /// `kmem_cache_free`.
     pub const CACHE_FREE: u32 = 3;
+    /// Added to one of the above for the second program of a pair: the kernel skips an event that
+    /// arrives while the same program runs on that CPU, so that each event is offered to two. The
+    /// first acts for tasks, the second for interrupts, which may arrive while the first runs.
+    pub const INTERRUPT: u32 = 4;
     /// cgroup, process and interrupt bookkeeping.
-    pub const LIFE: u32 = 4;
+    pub const LIFE: u32 = 8;
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 9;
 }
 
 const _: () = {

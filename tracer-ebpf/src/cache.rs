@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
 };
-use kleak_common::{CACHE_NAME_LEN, Cache, cache_state, flavour, row};
+use kleak_common::{CACHE_NAME_LEN, Cache, cache_state, flavour};
 
 use crate::{
     kernel::read,
@@ -13,26 +13,26 @@ use crate::{
 
 /// One `kmem_cache_alloc` event of a kernel that names the cache in it (from 6.0).
 #[inline(always)]
-pub(crate) fn allocated(ctx: &RawTracePointContext, call_site: u64, address: u64, cache: u64) {
+pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext) {
     if !active() {
         return;
     }
+    let cache: u64 = ctx.arg(2);
     // SAFETY: user space changes only `state`, and entries are never removed.
     let known = unsafe { CACHES.get(&cache) };
     let (size, object_size) = match known {
         Some(known) if known.state == cache_state::REJECTED => return,
         Some(known) => (known.size, known.object_size),
-        None => match learn(cache) {
+        None => match learn(cache, ROW) {
             Some(sizes) => sizes,
             None => return,
         },
     };
-    ledger::record(
+    ledger::record::<ROW>(
         ctx,
-        row::CACHE_ALLOC,
         &Allocation {
-            address,
-            call_site,
+            address: ctx.arg(1),
+            call_site: ctx.arg(0),
             cache,
             requested: object_size,
             size,
@@ -44,8 +44,8 @@ pub(crate) fn allocated(ctx: &RawTracePointContext, call_site: u64, address: u64
 /// Enters a cache met for the first time. Until user space has decided whether it is wanted, its
 /// objects are followed, so that none is lost.
 #[inline(never)]
-fn learn(cache: u64) -> Option<(u32, u32)> {
-    let tally = &mut cpu()?.tally[row::CACHE_ALLOC as usize];
+fn learn(cache: u64, row: u32) -> Option<(u32, u32)> {
+    let tally = cpu()?.tally.get_mut(row as usize)?;
     let (Ok(size), Ok(object_size), Ok(name)) = (
         read::<u32>(cache, offset!(cache_size)),
         read::<u32>(cache, offset!(cache_object_size)),

@@ -1,32 +1,28 @@
 //! kmalloc of any size: which class, which family.
 
 use aya_ebpf::programs::RawTracePointContext;
-use kleak_common::{flavour, row, size_slot};
+use kleak_common::{flavour, size_slot};
 
 use crate::{
     ledger::{self, Allocation},
     maps::{active, follows, setting},
 };
 
-/// One `kmalloc` event. The class test comes first: most allocations are of other sizes.
+/// One `kmalloc` event, whose arguments from `first` on are: requested, allocated, flags. The class
+/// test comes first: most allocations are of other sizes.
 #[inline(always)]
-pub(crate) fn allocated(
-    ctx: &RawTracePointContext,
-    call_site: u64,
-    address: u64,
-    requested: u64,
-    size: u64,
-    gfp: u64,
-) {
+pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, first: usize) {
+    let size: u64 = ctx.arg(first + 1);
     if !follows(size_slot(size)) || !active() {
         return;
     }
-    ledger::record(
+    let requested: u64 = ctx.arg(first);
+    let gfp: u64 = ctx.arg(first + 2);
+    ledger::record::<ROW>(
         ctx,
-        row::KMALLOC,
         &Allocation {
-            address,
-            call_site,
+            address: ctx.arg(1),
+            call_site: ctx.arg(0),
             cache: 0,
             requested: requested as u32,
             size: size as u32,

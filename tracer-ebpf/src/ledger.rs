@@ -33,15 +33,14 @@ pub(crate) struct Allocation {
 
 /// Enters an object. A failed allocation, which the kernel reports too, is none.
 #[inline(always)]
-pub(crate) fn record(ctx: &RawTracePointContext, row: u32, allocation: &Allocation) {
+pub(crate) fn record<const ROW: u32>(ctx: &RawTracePointContext, allocation: &Allocation) {
     let address = allocation.address;
     if address <= ZERO_SIZE_PTR {
         return;
     }
-    let row = row as usize;
     let Some(state) = cpu() else { return };
-    let Some(owner) = owner::current(ctx, state, row) else { return };
-    let tally = &mut state.tally[row];
+    let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
+    let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
     if address & setting!(free_mask) != 0 {
         set_misaligned();
@@ -135,7 +134,7 @@ fn introduce(key: u64, site: &Site, tally: &mut Tally) {
 
 /// Removes an object, if it is one of ours.
 #[inline(always)]
-pub(crate) fn forget(row: u32, address: u64) {
+pub(crate) fn forget<const ROW: u32>(address: u64) {
     // `kfree(NULL)` fires the tracepoint, often.
     if address <= ZERO_SIZE_PTR {
         return;
@@ -144,11 +143,20 @@ pub(crate) fn forget(row: u32, address: u64) {
     if address & setting!(free_mask) != 0 && !misaligned() {
         return;
     }
-    let removed = OBJECTS.remove(&address);
     let Some(state) = cpu() else { return };
-    let tally = &mut state.tally[row as usize];
+    let freed = &mut state.freed[(ROW & 1) as usize];
+    if ROW < row::INTERRUPT {
+        *freed = address;
+    } else if *freed == address {
+        // The first of the pair was not running when this free came, and has dealt with it. (When
+        // an interrupt's free came between the two, this one is looked up twice: nothing is lost,
+        // as its address is not given out again before the event is over.)
+        *freed = 0;
+        return;
+    }
+    let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
-    match removed {
+    match OBJECTS.remove(&address) {
         Ok(()) => {}
         Err(ENOENT) => tally.unknown_frees += 1,
         Err(_) => {

@@ -16,40 +16,89 @@ mod process;
 mod stack;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use kleak_common::cgroup_event;
+use kleak_common::{cgroup_event, row};
+
+// Each allocation and free is offered to two programs, because the kernel skips an event that
+// arrives while the same program runs on that CPU. The first acts for tasks, the second for
+// interrupts; an interrupt that arrives while the first runs finds the second free.
 
 /// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
+/// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3), ctx.arg(4));
+    kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2);
+    0
+}
+
+/// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
+/// Acts for interrupts.
+#[raw_tracepoint]
+pub fn kmalloc_irq(ctx: RawTracePointContext) -> i32 {
+    kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 2);
     0
 }
 
 /// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
+/// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3), ctx.arg(4), ctx.arg(5));
+    kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3);
+    0
+}
+
+/// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
+/// Acts for interrupts.
+#[raw_tracepoint]
+pub fn kmalloc_with_cache_irq(ctx: RawTracePointContext) -> i32 {
+    kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 3);
     0
 }
 
 /// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
+/// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
-    cache::allocated(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    cache::allocated::<{ row::CACHE_ALLOC }>(&ctx);
+    0
+}
+
+/// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
+/// Acts for interrupts.
+#[raw_tracepoint]
+pub fn kmem_cache_alloc_irq(ctx: RawTracePointContext) -> i32 {
+    cache::allocated::<{ row::CACHE_ALLOC + row::INTERRUPT }>(&ctx);
     0
 }
 
 /// `kfree`: (call site, address). May free an object of a named cache too.
+/// Acts for tasks.
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
-    ledger::forget(kleak_common::row::KFREE, ctx.arg(1));
+    ledger::forget::<{ row::KFREE }>(ctx.arg(1));
+    0
+}
+
+/// `kfree`: (call site, address). May free an object of a named cache too.
+/// Acts for interrupts.
+#[raw_tracepoint]
+pub fn kfree_irq(ctx: RawTracePointContext) -> i32 {
+    ledger::forget::<{ row::KFREE + row::INTERRUPT }>(ctx.arg(1));
     0
 }
 
 /// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
+/// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
-    ledger::forget(kleak_common::row::CACHE_FREE, ctx.arg(1));
+    ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1));
+    0
+}
+
+/// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
+/// Acts for interrupts.
+#[raw_tracepoint]
+pub fn kmem_cache_free_irq(ctx: RawTracePointContext) -> i32 {
+    ledger::forget::<{ row::CACHE_FREE + row::INTERRUPT }>(ctx.arg(1));
     0
 }
 

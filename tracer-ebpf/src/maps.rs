@@ -50,7 +50,7 @@ pub static DEFERRED: Queue<DeferredFree> = Queue::with_max_entries(65_536, 0);
 
 /// Cgroup events, for their paths.
 #[map]
-pub static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+pub static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 /// Counters and interrupt state of each CPU.
 #[map]

@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated},
     programs::RawTracePointContext,
 };
-use kleak_common::{CpuState, Offsets, ProcessKey, cgroup_source, context};
+use kleak_common::{CpuState, Offsets, ProcessKey, cgroup_source, context, row};
 
 use crate::{
     kernel::read,
@@ -25,12 +25,19 @@ pub(crate) struct Owner {
     pub(crate) family: u8,
 }
 
-/// Who runs now; `None` for kleak itself.
+/// Who runs now; `None` for kleak itself, and for what the other program of the pair acts for.
 #[inline(always)]
-pub(crate) fn current(ctx: &RawTracePointContext, state: &mut CpuState, row: usize) -> Option<Owner> {
+pub(crate) fn current<const ROW: u32>(
+    ctx: &RawTracePointContext,
+    state: &mut CpuState,
+) -> Option<Owner> {
+    let row = ROW as usize;
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
     let mut context = interrupt(ctx, task, state, row);
+    if (context == context::TASK) != (ROW < row::INTERRUPT) {
+        return None;
+    }
     if context != context::TASK {
         return Some(Owner { start_ns: 0, cgroup: 0, tgid: 0, context, family: 0 });
     }

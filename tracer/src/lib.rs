@@ -5,11 +5,11 @@
 //! tested without root.
 
 pub mod analyse;
-//pub mod cli;
-//pub mod export;
-//pub mod host;
+pub mod cli;
+pub mod export;
+pub mod host;
 pub mod probe;
 pub mod report;
-//pub mod resolve;
+pub mod resolve;
 pub mod snapshot;
-//pub mod trace;
+pub mod trace;

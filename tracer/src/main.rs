@@ -1,25 +1,51 @@
-//! x
-#![allow(warnings)]
-use kleak::probe::*;
-fn main(){
- let (btf,tracefs)=Config::usual_places();
- let caches = std::env::args().any(|a|a=="cache");
- let c=Config{sizes:vec![512],caches,stacks:if std::env::args().any(|a|a=="all"){Stacks::All}else{Stacks::Auto},user_stacks:false,max_objects:1000000,follow_family:true,cgroups:CgroupSource::MemoryV1(4),stack_size:Some(16384),btf,tracefs};
- let t=std::time::Instant::now();
- let mut p=match Probe::load(&c){Ok(p)=>p,Err(e)=>{println!("{e}");std::process::exit(3)}};
- println!("loaded {:?} map bytes {}",t.elapsed(),p.map_bytes());
- p.attach(&c).unwrap(); p.start().unwrap();
- println!("attached {:?} {:?}",t.elapsed(), p.layout());
- let secs: u64 = std::env::args().nth(1).and_then(|s|s.parse().ok()).unwrap_or(3);
- std::thread::sleep(std::time::Duration::from_secs(secs));
- let t=std::time::Instant::now();
- p.detach();
- println!("detach {:?}",t.elapsed());
- let s=p.snapshot(0).unwrap();
- println!("snap {:?}",t.elapsed());
- let mut v:Vec<_>=s.groups.iter().collect(); v.sort_by_key(|x|std::cmp::Reverse(x.1.objects));
- for (k,g) in v.iter().take(15){ let f=s.sites.get(&k.site); println!("{} objs w{} stack {} {:x?} name {:?}", g.objects,g.weight,k.kernel_stack,f, f.and_then(|f|s.processes.get(&kleak_common::ProcessKey{start_ns:f.site.start_ns,tgid:f.site.tgid,_pad:0})).map(|p|String::from_utf8_lossy(&p.comm).into_owned())); 
-   if let Some(st)=p.kernel_stack(k.kernel_stack){ println!("   {:x?}",&st[..st.len().min(8)]); } }
- println!("{:?} missed {:?} cg {:?} sites {} procs {}", s.tally,s.missed_events,s.cgroup_events,s.sites.len(),s.processes.len());
- println!("{:?}", p.cgroup_changes());
+//! Wires the command line to what it does.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use kleak::{
+    cli::{Cli, Command},
+    report::sanitize,
+    trace::{self, Failure, Outcome},
+};
+
+/// Exit status: something that should work did not.
+const FAILED: u8 = 1;
+/// Exit status: the command line makes no sense. clap uses it too.
+const USAGE: u8 = 2;
+/// Exit status: this system or user cannot.
+const CANNOT: u8 = 3;
+/// Exit status: a `--fail-on` held.
+const HELD: u8 = 4;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::from_env("KLEAK_LOG");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &format!("starting the event loop: {error}")),
+    };
+    let Command::Trace(args) = cli.command;
+    match runtime.block_on(trace::run(&args)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::ConditionHeld) => ExitCode::from(HELD),
+        Ok(Outcome::Command(status)) => ExitCode::from(status),
+        Ok(Outcome::Signal(number)) => {
+            ExitCode::from(128_u8.saturating_add(u8::try_from(number).unwrap_or(u8::MAX)))
+        }
+        Err(Failure::Usage(why)) => fail(USAGE, &why),
+        Err(Failure::Cannot(why)) => fail(CANNOT, &why),
+        Err(Failure::Failed(why)) => fail(FAILED, &why),
+    }
+}
+
+/// Says why on stderr. Lines are kept, anything in them that could steer a terminal is not.
+fn fail(status: u8, why: &str) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    for (number, line) in why.lines().enumerate() {
+        let label = if number == 0 { "error: " } else { "" };
+        drop(writeln!(stderr, "{label}{}", sanitize::terminal(line)));
+    }
+    ExitCode::from(status)
 }

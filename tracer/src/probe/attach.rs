@@ -18,8 +18,13 @@ pub(super) struct Links {
     life: Vec<(&'static str, RawTracePointLinkId)>,
 }
 
-/// Frees, by the event and the program of its name.
-const FREES: [&str; 2] = ["kfree", "kmem_cache_free"];
+/// `(program, event)` of the frees.
+const FREES: [(&str, &str); 4] = [
+    ("kfree", "kfree"),
+    ("kfree_irq", "kfree"),
+    ("kmem_cache_free", "kmem_cache_free"),
+    ("kmem_cache_free_irq", "kmem_cache_free"),
+];
 /// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
 /// we attach is never seen to begin without its end.
 const LIFE: [&str; 6] = [
@@ -36,13 +41,24 @@ const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release"];
 /// `(program, event)` of the allocations that the configuration asks for.
 fn allocations(config_sizes: bool, caches: bool, layout: &Layout) -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
+    // The first of a pair is attached first, so that it is called first.
     if config_sizes {
-        list.extend(layout.kmalloc_events.iter().map(|&event| (layout.kmalloc, event)));
+        for &event in &layout.kmalloc_events {
+            list.extend(layout.kmalloc.map(|program| (program, event)));
+        }
     }
     if caches {
-        list.extend(layout.cache_events.iter().map(|&event| ("kmem_cache_alloc", event)));
+        for &event in &layout.cache_events {
+            list.extend(["kmem_cache_alloc", "kmem_cache_alloc_irq"].map(|program| (program, event)));
+        }
     }
     list
+}
+
+/// Whether a program is the first of a pair.
+pub(super) fn has_second(program: &str) -> bool {
+    ["kmalloc", "kmalloc_with_cache", "kmem_cache_alloc", "kfree", "kmem_cache_free"]
+        .contains(&program)
 }
 
 fn life(follow_family: bool, layout: &Layout) -> Vec<&'static str> {
@@ -66,7 +82,7 @@ pub(super) fn load_programs(
         .into_iter()
         .map(|(program, _)| program)
         .collect();
-    names.extend(FREES);
+    names.extend(FREES.map(|(program, _)| program));
     names.extend(life(config.follow_family, layout));
     names.sort_unstable();
     names.dedup();
@@ -115,8 +131,8 @@ impl Probe {
         for event in life(self.follow_family, &self.layout) {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
-        for event in FREES {
-            self.links.frees.push(attach(&mut self.ebpf, event, event)?);
+        for (program, event) in FREES {
+            self.links.frees.push(attach(&mut self.ebpf, program, event)?);
         }
         for (program, event) in allocations(!config.sizes.is_empty(), self.caches, &self.layout) {
             self.links.allocations.push(attach(&mut self.ebpf, program, event)?);

@@ -10,8 +10,8 @@ use super::{Error, types::KernelTypes};
 /// Shape of this kernel's tracepoints and structs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Program for the `kmalloc` event.
-    pub kmalloc: &'static str,
+    /// The pair of programs for the `kmalloc` event: for tasks, and for interrupts.
+    pub kmalloc: [&'static str; 2],
     /// Events that it is attached to.
     pub kmalloc_events: Vec<&'static str>,
     /// Events that name the slab cache; empty where the kernel does not (before 6.0).
@@ -25,6 +25,11 @@ pub struct Layout {
     /// `__GFP_DMA`, `__GFP_RECLAIMABLE`, `__GFP_ACCOUNT`.
     pub gfp: [u32; 3],
 }
+
+/// Of every kernel but 6.0.
+const KMALLOC: [&str; 2] = ["kmalloc", "kmalloc_irq"];
+/// 6.0 has the slab cache between address and size.
+const KMALLOC_6_0: [&str; 2] = ["kmalloc_with_cache", "kmalloc_with_cache_irq"];
 
 /// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
 /// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they
@@ -62,8 +67,8 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
     };
     Ok(Layout {
         kmalloc: match (kmalloc.len(), named_at(&kmalloc)) {
-            (5 | 6, false) => "kmalloc",
-            (6 | 7, true) => "kmalloc_with_cache",
+            (5 | 6, false) => KMALLOC,
+            (6 | 7, true) => KMALLOC_6_0,
             _ => return Err(Error::UnknownShape { event: "kmalloc" }),
         },
         kmalloc_events: events("kmalloc", "kmalloc_node", twins),
@@ -128,7 +133,7 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
     }
     let twins = kmem.join("kmalloc_node").is_dir();
     Ok(Layout {
-        kmalloc: if twins && has("accounted") { "kmalloc_with_cache" } else { "kmalloc" },
+        kmalloc: if twins && has("accounted") { KMALLOC_6_0 } else { KMALLOC },
         kmalloc_events: events("kmalloc", "kmalloc_node", twins),
         // Without BTF a cache's name cannot be read from its struct.
         cache_events: Vec::new(),
@@ -161,11 +166,11 @@ mod tests {
     #[test]
     fn tracefs_tells_the_three_shapes_apart() {
         let old = from_tracefs(tree(true, "").path()).unwrap();
-        assert_eq!((old.kmalloc, old.kmalloc_events.len()), ("kmalloc", 2));
+        assert_eq!((old.kmalloc, old.kmalloc_events.len()), (super::KMALLOC, 2));
         let v6_0 = from_tracefs(tree(true, "\tfield:bool accounted;\n").path()).unwrap();
-        assert_eq!(v6_0.kmalloc, "kmalloc_with_cache");
+        assert_eq!(v6_0.kmalloc, super::KMALLOC_6_0);
         let new = from_tracefs(tree(false, "\tfield:bool accounted;\n").path()).unwrap();
-        assert_eq!((new.kmalloc, new.kmalloc_events.len()), ("kmalloc", 1));
+        assert_eq!((new.kmalloc, new.kmalloc_events.len()), (super::KMALLOC, 1));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading the kernel side: snapshots, stacks, cgroup events, slab caches.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
     Ebpf,
@@ -195,12 +195,16 @@ impl Probe {
 
     fn read_programs(&self, snapshot: &mut Snapshot) {
         let (mut nanos, mut runs, mut missed, mut read) = (0, 0, 0, 0);
-        for (_, program) in self.ebpf.programs() {
+        for (name, program) in self.ebpf.programs() {
             let Ok(fd) = program.fd() else { continue };
             let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
             nanos += run_time;
             runs += run_count;
-            missed += misses;
+            // The first of a pair misses only what arrives in an interrupt while it runs, and that
+            // is the second's.
+            if !super::attach::has_second(name) {
+                missed += misses;
+            }
             read += 1;
         }
         snapshot.missed_events = (read > 0).then_some(missed);
@@ -300,12 +304,6 @@ impl Probe {
             map.insert(address, cache, 0).map_err(|error| map_error("CACHES", &error))?;
         }
         Ok(())
-    }
-
-    /// Descriptor that becomes readable when cgroup events wait.
-    #[must_use]
-    pub fn cgroup_events_fd(&self) -> Option<RawFd> {
-        self.ebpf.map("CGROUP_EVENTS").and_then(fd).map(|fd| fd.as_raw_fd())
     }
 
     /// Takes the cgroup events that wait.

@@ -11,7 +11,7 @@ use std::{
 use nix::{sys::signal, unistd::Pid};
 use tokio::process::{Child, Command};
 
-use crate::report;
+use crate::report::{self, sanitize};
 
 /// How long a command may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// Errors: there is none, or it cannot be executed.
 pub(super) fn find(word: &OsStr) -> Result<PathBuf, String> {
-    let shown = crate::report::sanitize::terminal(&word.to_string_lossy()).into_owned();
+    let shown = sanitize::terminal(&word.to_string_lossy()).into_owned();
     if word.is_empty() {
         return Err("the command is empty".to_owned());
     }

@@ -1,0 +1,271 @@
+//! From a snapshot to evidence: names for everything that the report may show.
+
+use hashbrown::{HashMap, HashSet};
+use kleak_common::cache_state;
+
+use super::plan::Plan;
+use crate::{
+    analyse::{Evidence, Point, SlabCount},
+    host::{meminfo, slabinfo, system},
+    probe::{self, Probe},
+    report::{Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss},
+    resolve::{
+        cgroups::Cgroups,
+        owners,
+        symbols::{KernelSymbols, UserSymbols},
+    },
+    snapshot::Snapshot,
+};
+
+/// What names are made from, kept over the intervals of a run.
+pub(super) struct Resolver {
+    pub(super) cgroups: Cgroups,
+    kernel: KernelSymbols,
+    user: UserSymbols,
+    /// User stacks by site and id, looked up while the process lived.
+    user_stacks: HashMap<(u64, i32), Vec<String>>,
+    slab_before: HashMap<String, SlabCount>,
+    host: HostFacts,
+    cpus: u32,
+}
+
+impl Resolver {
+    /// Reads what has to be known before anything is traced.
+    pub(super) fn new(plan: &Plan) -> Self {
+        let uname = system::uname(&plan.host).ok();
+        let host = HostFacts {
+            kernel: uname.as_ref().map(|uname| uname.release.clone()).unwrap_or_default(),
+            machine: uname.as_ref().and_then(|uname| uname.machine.clone()).unwrap_or_default(),
+            cgroup: plan.layout.mode.map(|mode| mode.as_str().to_owned()),
+            hostname: uname.map(|uname| uname.hostname).unwrap_or_default(),
+        };
+        Self {
+            cgroups: Cgroups::scan(&plan.host, &plan.layout),
+            kernel: KernelSymbols::default(),
+            user: UserSymbols::default(),
+            user_stacks: HashMap::new(),
+            slab_before: HashMap::new(),
+            host,
+            cpus: system::possible_cpus(&plan.host).unwrap_or(1),
+        }
+    }
+
+    /// Reads the slab allocator's own counts, right before counting starts.
+    pub(super) fn read_slab_before(&mut self, plan: &Plan) {
+        self.slab_before = slab_counts(plan);
+    }
+
+    /// Looks up user stacks whose process still lives.
+    pub(super) fn learn_user_stacks(&mut self, snapshot: &Snapshot, probe: &Probe) {
+        for key in snapshot.groups.keys().filter(|key| key.user_stack >= 0) {
+            let place = (key.site, key.user_stack);
+            if self.user_stacks.contains_key(&place) {
+                continue;
+            }
+            let Some(facts) = snapshot.sites.get(&key.site) else { continue };
+            let Some(addresses) = probe.user_stack(key.user_stack) else { continue };
+            if let Some(frames) = self.user.frames(facts.site.tgid, &addresses) {
+                self.user_stacks.insert(place, frames);
+            }
+        }
+    }
+
+    /// Puts everything together.
+    pub(super) fn evidence(
+        &mut self,
+        plan: &Plan,
+        mut snapshot: Snapshot,
+        history: &[Point],
+        probe: &Probe,
+        command: Option<Command>,
+    ) -> Evidence {
+        let mut notes = Vec::new();
+        let cache_names = self.cache_names(plan, &mut snapshot);
+        let owners =
+            owners::of_sites(&snapshot, &plan.host, &plan.layout, &mut self.cgroups);
+        let kernel_stacks = self.kernel_stacks(&snapshot, probe);
+        self.learn_user_stacks(&snapshot, probe);
+        let user_stacks = self.user_stacks(&snapshot, probe);
+        let call_sites = self.call_sites(&snapshot, &mut notes);
+        let slab_after = slab_counts(plan);
+        if slab_after.is_empty() {
+            notes.push(
+                "/proc/slabinfo cannot be read, so nothing confirms or contradicts these counts"
+                    .to_owned(),
+            );
+        }
+        self.add_notes(&snapshot, probe, &mut notes);
+        Evidence {
+            host: self.host.clone(),
+            filter: plan.filter.clone(),
+            history: points_of(history, &snapshot),
+            owners,
+            cache_names,
+            kernel_stacks,
+            user_stacks,
+            call_sites,
+            slab_before: self.slab_before.clone(),
+            slab_after,
+            mem_available_bytes: meminfo::read(&plan.host).ok().and_then(|m| m.mem_available),
+            cpus: self.cpus,
+            cgroups: CgroupCounts {
+                created: snapshot.cgroup_events[0],
+                removed: snapshot.cgroup_events[1],
+                released: snapshot.cgroup_events[2],
+                dying: plan.layout.dying(&plan.host),
+            },
+            loss: loss(&snapshot),
+            cost: Cost {
+                events: snapshot.tally.events,
+                bpf_ns_per_event: snapshot.run_time.map(|(nanos, runs)| nanos as f64 / runs as f64),
+                map_bytes: probe.map_bytes(),
+            },
+            command,
+            notes,
+            snapshot,
+        }
+    }
+
+    /// The slab cache of each site; sites of caches that were not asked for are dropped.
+    fn cache_names(&mut self, plan: &Plan, snapshot: &mut Snapshot) -> HashMap<u64, String> {
+        let mut names = HashMap::new();
+        let mut unwanted = HashSet::new();
+        for (&key, facts) in &snapshot.sites {
+            let site = &facts.site;
+            let (name, wanted) = if site.cache == 0 {
+                let caller = self.kernel.lookup(site.call_site);
+                let size = u64::from(site.size);
+                let name = plan.classes.name_of(size, site.flavour, caller.as_deref());
+                let wanted = plan.caches.wants_kmalloc(size, &name);
+                (name, wanted)
+            } else {
+                match snapshot.caches.get(&site.cache) {
+                    Some(cache) => {
+                        let name = probe::cache_name(cache);
+                        let wanted =
+                            cache.state != cache_state::REJECTED && plan.caches.wants(&name);
+                        (name, wanted)
+                    }
+                    None => ("unknown".to_owned(), true),
+                }
+            };
+            if !wanted {
+                unwanted.insert(key);
+            }
+            names.insert(key, name);
+        }
+        if !unwanted.is_empty() {
+            snapshot.sites.retain(|key, _| !unwanted.contains(key));
+            snapshot.groups.retain(|key, _| !unwanted.contains(&key.site));
+            snapshot.outstanding.retain(|key, _| !unwanted.contains(key));
+        }
+        names
+    }
+
+    fn kernel_stacks(&mut self, snapshot: &Snapshot, probe: &Probe) -> HashMap<i32, Vec<String>> {
+        let mut stacks = HashMap::new();
+        for key in snapshot.groups.keys().filter(|key| key.kernel_stack >= 0) {
+            if stacks.contains_key(&key.kernel_stack) {
+                continue;
+            }
+            let Some(addresses) = probe.kernel_stack(key.kernel_stack) else { continue };
+            let call_site = snapshot.sites.get(&key.site).map_or(0, |facts| facts.site.call_site);
+            let frames = self.kernel.frames(&addresses, call_site);
+            stacks.insert(key.kernel_stack, frames);
+        }
+        stacks
+    }
+
+    fn user_stacks(
+        &self,
+        snapshot: &Snapshot,
+        probe: &Probe,
+    ) -> HashMap<(u64, i32), Vec<String>> {
+        let mut stacks = HashMap::new();
+        for key in snapshot.groups.keys().filter(|key| key.user_stack >= 0) {
+            let place = (key.site, key.user_stack);
+            let frames = self.user_stacks.get(&place).cloned().or_else(|| {
+                // The process ended before its names could be looked up.
+                let addresses = probe.user_stack(key.user_stack)?;
+                Some(addresses.iter().map(|address| format!("{address:#x}")).collect())
+            });
+            stacks.extend(frames.map(|frames| (place, frames)));
+        }
+        stacks
+    }
+
+    fn call_sites(&mut self, snapshot: &Snapshot, notes: &mut Vec<String>) -> HashMap<u64, String> {
+        let mut names = HashMap::new();
+        let mut nameless = 0_usize;
+        for facts in snapshot.sites.values() {
+            let address = facts.site.call_site;
+            nameless += usize::from(self.kernel.lookup(address).is_none());
+            names.insert(address, self.kernel.name(address));
+        }
+        if nameless > 0 && nameless == snapshot.sites.len() {
+            notes.push(
+                "kernel functions have no names: /proc/kallsyms hides addresses; run as root, or: \
+                 sysctl kernel.kptr_restrict=1"
+                    .to_owned(),
+            );
+        }
+        names
+    }
+
+    fn add_notes(&self, snapshot: &Snapshot, probe: &Probe, notes: &mut Vec<String>) {
+        if !probe.layout().btf {
+            notes.push(
+                "this kernel has no BTF: processes are told apart by pid alone, their cgroups only \
+                 on cgroup v2, and interrupts only by their tracepoints"
+                    .to_owned(),
+            );
+        }
+        if probe.retired_sites() > 0 {
+            notes.push(format!(
+                "{} origins whose process has exited and left nothing are not listed",
+                probe.retired_sites()
+            ));
+        }
+        let tally = &snapshot.tally;
+        for (count, what) in [
+            (tally.lost_processes, "processes have no name: the table of names was full"),
+            (tally.lost_family, "descendants of the command are missing: the table was full"),
+            (tally.lost_caches, "allocations of named caches were not followed: too many caches"),
+        ] {
+            if count > 0 {
+                notes.push(format!("{count} {what}"));
+            }
+        }
+    }
+}
+
+/// The history, the snapshot at its end.
+fn points_of(history: &[Point], snapshot: &Snapshot) -> Vec<Point> {
+    let mut points = history.to_vec();
+    if points.last().is_none_or(|point| point.at_ns != snapshot.at_ns) {
+        points
+            .push(Point { at_ns: snapshot.at_ns, outstanding: snapshot.outstanding.clone() });
+    }
+    points
+}
+
+fn slab_counts(plan: &Plan) -> HashMap<String, SlabCount> {
+    slabinfo::read(&plan.host).map(|info| info.counts()).unwrap_or_default()
+}
+
+fn loss(snapshot: &Snapshot) -> Loss {
+    let tally = &snapshot.tally;
+    Loss {
+        untracked_objects: tally.untracked,
+        missed_events: snapshot.missed_events,
+        failed_updates: tally.failed_inserts + tally.lost_deletes,
+        missed_frees_detected: tally.implied_frees,
+        // The event says where a freed object was, and not of which cache it was.
+        frees_of_older_objects: None,
+        unmatched_frees: tally.unknown_frees,
+        lost_stacks: tally.lost_kernel_stacks + tally.lost_user_stacks,
+        lost_owners: tally.lost_sites,
+        lost_cgroup_events: tally.lost_cgroup_events,
+        failed_reads: tally.failed_reads,
+    }
+}
