@@ -1,0 +1,167 @@
+//! Building and linting the BPF side with its own tool chain.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    apt::Apt,
+    command::{foreign_cargo, output, run, set_rustflags},
+    files, say,
+    toolchain::{Compiler, Toolchain},
+    workspace::Workspace,
+};
+
+const PACKAGE: &str = "kleak-ebpf";
+const BINARY: &str = "kleak";
+
+/// BPF of the host's own byte order: the programs run on the machine that loads them.
+const TARGET: &str = if cfg!(target_endian = "little") {
+    "bpfel-unknown-none"
+} else {
+    "bpfeb-unknown-none"
+};
+
+/// The BPF instruction set. v3 has compare-and-exchange, which kernels before 5.12 refuse to load,
+/// and LLVM then also picks atomic forms that they do not know; v2 loads everywhere.
+const DEFAULT_CPU: &str = "v2";
+const ENV_CPU: &str = "KLEAK_BPF_CPU";
+
+/// Builds the programs and leaves the object where the user side looks for it.
+pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo = cargo(workspace, toolchain, "build", &[]);
+    run(&mut cargo).with_context(|| {
+        format!(
+            "could not build the BPF side with {toolchain} (errors of the linker about bitcode or \
+             an unknown attribute mean that its LLVM is older than the compiler's)"
+        )
+    })?;
+    let built = workspace
+        .bpf_target()
+        .join(TARGET)
+        .join("release")
+        .join(BINARY);
+    let object = workspace.bpf_object();
+    files::copy_if_changed(&built, &object)?;
+    Ok(object)
+}
+
+/// What became of clippy on the BPF side.
+pub(crate) enum Linted {
+    Clippy,
+    /// There is no clippy for this compiler; its own warnings were denied instead.
+    WarningsOnly,
+}
+
+/// Runs the clippy of the BPF side's own compiler. Another's would need the
+/// source of `core` that belongs to that one.
+pub(crate) fn lint(workspace: &Workspace, toolchain: &Toolchain) -> Result<Linted> {
+    let denied = ["-Dwarnings"];
+    let Some(clippy) = clippy(&toolchain.compiler) else {
+        run(&mut cargo(workspace, toolchain, "check", &denied))
+            .context("warnings in the BPF side")?;
+        return Ok(Linted::WarningsOnly);
+    };
+    let mut cargo = cargo(workspace, toolchain, "clippy", &[]);
+    // Cargo looks for its subcommands in PATH, where rustup's clippy comes first.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = clippy
+        .parent()
+        .map(Path::to_path_buf)
+        .into_iter()
+        .chain(env::split_paths(&path));
+    cargo.env("PATH", env::join_paths(dirs).context("PATH")?);
+    run(cargo.arg("--").args(denied)).context("clippy on the BPF side")?;
+    Ok(Linted::Clippy)
+}
+
+/// The cargo-clippy beside the compiler, fetched if it comes in a package of its own.
+fn clippy(compiler: &Compiler) -> Option<PathBuf> {
+    let bin = compiler.rustc.parent()?;
+    let beside = bin.join("cargo-clippy");
+    if !beside.is_file()
+        && let Some(package) = &compiler.clippy_package
+        && let Err(error) = Apt::find()?.install(&[package])
+    {
+        say::warning("lint", &format!("{error:#}"));
+    }
+    // A driver of another release cannot read what this compiler leaves behind.
+    let starts = |path: &Path| {
+        output(
+            Command::new(path)
+                .arg("--version")
+                .env_remove("LD_LIBRARY_PATH"),
+        )
+        .is_ok()
+    };
+    (beside.is_file() && starts(&bin.join("clippy-driver"))).then_some(beside)
+}
+
+fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: &str, more_flags: &[&str]) -> Command {
+    let Compiler { rustc, cargo, .. } = &toolchain.compiler;
+    let mut command = foreign_cargo(cargo, rustc);
+    command
+        .current_dir(&workspace.root)
+        .arg(task)
+        .args([
+            "-Z",
+            "build-std=core",
+            "--release",
+            "--package",
+            PACKAGE,
+            "--target",
+            TARGET,
+        ])
+        .arg("--target-dir")
+        .arg(workspace.bpf_target())
+        // Building `core` is unstable. This lets a stable compiler do it, as its own build does.
+        .env("RUSTC_BOOTSTRAP", "1");
+    let mut flags = rustflags(&toolchain.linker, env::consts::ARCH);
+    flags.extend(workspace.remapped_paths());
+    flags.extend(more_flags.iter().map(OsString::from));
+    set_rustflags(&mut command, &flags);
+    command
+}
+
+/// The flags that aya-build would set, and the choice of instruction set.
+fn rustflags(linker: &Path, arch: &str) -> Vec<OsString> {
+    let cpu = env::var(ENV_CPU).unwrap_or_else(|_| DEFAULT_CPU.to_owned());
+    let mut linker_flag = OsString::from("-Clinker=");
+    linker_flag.push(linker);
+    vec![
+        linker_flag,
+        format!("-Ctarget-cpu={cpu}").into(),
+        // aya-ebpf chooses the layout of pt_regs and the like by it.
+        format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(arch)).into(),
+        // bpf-linker makes the BTF from the debug information.
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+    ]
+}
+
+/// aya's name for an architecture.
+fn bpf_target_arch(arch: &str) -> &str {
+    if arch.starts_with("riscv64") {
+        "riscv64"
+    } else {
+        arch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_name_the_linker_and_the_architecture() {
+        let flags = rustflags(Path::new("/a b/bpf-linker"), "x86_64");
+        assert!(flags.contains(&"-Clinker=/a b/bpf-linker".into()));
+        assert!(flags.contains(&"--cfg=bpf_target_arch=\"x86_64\"".into()));
+        assert_eq!(bpf_target_arch("riscv64gc"), "riscv64");
+    }
+}

@@ -1,0 +1,162 @@
+//! Every test, with what it needs built first.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt::Apt,
+    build::{self, Profile},
+    command::shown,
+    lint, say,
+    workspace::{Workspace, in_path},
+};
+
+/// Names the finished program, for tests that run it.
+const ENV_EXECUTABLE: &str = "KLEAK_BIN";
+
+/// Programs that tests run, and the packages that have them.
+const NEEDED: [(&str, &str); 1] = [("ip", "iproute2")];
+
+pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
+    install_needed()?;
+    let built = build::everything(workspace, Profile::Release)?;
+    // A failed lint does not hide what the tests would have said.
+    let linted = if with_lint {
+        lint::check(workspace, &built.toolchain)
+    } else {
+        Ok(())
+    };
+
+    say::step("test", "building and running the tests");
+    let mut cargo = lint::user_side(workspace, "test");
+    cargo
+        .arg("--no-fail-fast")
+        .env(ENV_EXECUTABLE, &built.executable)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = cargo
+        .spawn()
+        .with_context(|| format!("cannot run {}", shown(&cargo)))?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("the tests' output was to be piped")?;
+    let mut total = Tally::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read what the tests say")?;
+        let line = String::from_utf8_lossy(&line);
+        say::result(&line);
+        if let Some(tally) = Tally::parse(&line) {
+            total.add(&tally);
+        }
+    }
+    let status = child.wait().context("cannot wait for the tests")?;
+    say::result(&total.closing_line());
+    let mut failed = Vec::new();
+    if let Err(error) = linted {
+        failed.push(format!("{error:#}"));
+    }
+    if !status.success() {
+        failed.push(format!("tests failed with {status}: {}", shown(&cargo)));
+    } else if total.passed == 0 {
+        failed.push(format!("no test was run: {}", shown(&cargo)));
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", failed.join("; "))
+    }
+}
+
+fn install_needed() -> Result<()> {
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(program, _)| in_path(program).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    match Apt::find() {
+        Some(mut apt) => apt.install(&packages),
+        None => bail!(
+            "the tests need the program(s) of {}: install them",
+            packages.join(", ")
+        ),
+    }
+}
+
+/// What the test binaries counted, over all of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Tally {
+    /// Reads the closing line of one test binary.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, counts) = line
+            .trim()
+            .strip_prefix("test result: ")?
+            .split_once(". ")?;
+        let count = |name: &str| {
+            counts
+                .split(';')
+                .find_map(|part| part.trim().strip_suffix(name)?.trim().parse().ok())
+        };
+        Some(Self {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            ignored: count("ignored").unwrap_or(0),
+        })
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
+    fn closing_line(&self) -> String {
+        let Self {
+            passed,
+            failed,
+            ignored,
+        } = self;
+        format!("tests: {passed} passed, {failed} failed, {ignored} skipped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_of_test_binaries_are_added_up() {
+        let ok = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; \
+                  finished in 0.52s";
+        let bad = "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        let mut total = Tally::parse(ok).unwrap();
+        total.add(&Tally::parse(bad).unwrap());
+        assert_eq!(
+            total,
+            Tally {
+                passed: 14,
+                failed: 1,
+                ignored: 1
+            }
+        );
+        assert_eq!(
+            total.closing_line(),
+            "tests: 14 passed, 1 failed, 1 skipped"
+        );
+        assert_eq!(Tally::parse("test foo ... ok"), None);
+        assert_eq!(Tally::parse("test result: ?"), None);
+    }
+}
