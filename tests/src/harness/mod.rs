@@ -1,0 +1,114 @@
+//! Runs kleak and the workloads, keeps them in step, cleans up.
+
+mod bpf;
+mod cgroup;
+mod kleak;
+mod output;
+mod report;
+mod slabs;
+mod tracer;
+mod workload;
+
+use std::fs::File;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use bpf::{Loaded, loaded_by};
+pub use cgroup::Cgroup;
+pub use kleak::{Finished, binary, run, run_command};
+pub use report::{Counts, Report};
+pub use report::{as_counts, holds_frame};
+pub use slabs::{class_512_of_filters, class_512_of_messages};
+pub use tracer::Tracer;
+pub use workload::{Record, Workload, workload_binary};
+
+/// How long anything that should be quick may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The right to trace this machine: one test at a time, in whatever process it runs, because what
+/// one test allocates is another one's noise.
+#[derive(Debug)]
+pub struct Live {
+    _lock: File,
+}
+
+/// Waits for the machine, or says loudly that this test cannot run here and returns `None`. With
+/// `CI` set, being unable is a failure.
+pub fn require_live() -> Result<Option<Live>> {
+    static UNABLE: OnceLock<Option<String>> = OnceLock::new();
+    let path = std::env::temp_dir().join("kleak-live-tests.lock");
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    lock.lock()
+        .with_context(|| format!("locking {}", path.display()))?;
+    let unable = if let Some(unable) = UNABLE.get() {
+        unable
+    } else {
+        let unable = why_not_live()?;
+        UNABLE.get_or_init(|| unable)
+    };
+    able(unable.as_ref()).map(|able| able.then_some(Live { _lock: lock }))
+}
+
+/// The kleak binary for tests that attach nothing, or `None` as [`require_live`] does.
+pub fn require_binary() -> Result<bool> {
+    able(binary().err().map(|error| format!("{error:#}")).as_ref())
+}
+
+fn able(unable: Option<&String>) -> Result<bool> {
+    let Some(why) = unable else { return Ok(true) };
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    if std::env::var_os("CI").is_some() {
+        bail!("{test} has to run where CI is set, and cannot: {why}");
+    }
+    output::shout(&format!("SKIPPED {test}: {why}"));
+    Ok(false)
+}
+
+/// Why tests that trace cannot run here. A kleak that fails in any other way than by saying that
+/// it cannot is no reason to skip.
+fn why_not_live() -> Result<Option<String>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(Some("it takes root".to_owned()));
+    }
+    if let Err(error) = binary() {
+        return Ok(Some(format!("{error:#}")));
+    }
+    let tried = run(&[
+        "trace",
+        "--size",
+        "512",
+        "--duration",
+        "1s",
+        "--format",
+        "json",
+    ])?;
+    match tried.code() {
+        Some(0) => Ok(None),
+        Some(3) => Ok(Some(tried.stderr.trim().to_owned())),
+        _ => bail!("kleak trace does not even run: {tried}"),
+    }
+}
+
+/// Asks until the answer is `Some`, or the deadline has passed.
+pub fn wait_for<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("no {what} within {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
