@@ -4,9 +4,14 @@
 //! carry units, counts are integers, and unknown is `null`, never 0.
 
 pub mod fail_on;
+pub mod human;
 pub mod json;
+pub mod names;
 pub mod sanitize;
 pub mod text;
+
+#[cfg(test)]
+pub(crate) mod sample;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +63,7 @@ pub struct Host {
 }
 
 /// What was followed, and how it is shown.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Filter {
     /// Size classes, bytes.
     pub size_classes: Vec<u64>,
