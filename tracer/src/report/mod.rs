@@ -3,10 +3,15 @@
 //! The types are the JSON of schema `kleak.report/1` (`schema/kleak.report-1.schema.json`): names
 //! carry units, counts are integers, and unknown is `null`, never 0.
 
-//pub mod fail_on;
-//pub mod json;
-//pub mod sanitize;
-//pub mod text;
+pub mod fail_on;
+pub mod human;
+pub mod json;
+pub mod names;
+pub mod sanitize;
+pub mod text;
+
+#[cfg(test)]
+pub(crate) mod sample;
 
 use serde::{Deserialize, Serialize};
 

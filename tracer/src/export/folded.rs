@@ -1,0 +1,188 @@
+//! Folded stacks, the input of every flame-graph tool: a line a stack, `;`-separated, root first,
+//! then a space and the bytes.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::Exporter;
+use crate::report::sanitize;
+use crate::report::{Owner, Report, StackRow};
+
+/// The folded format as an [`Exporter`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Folded;
+
+impl Exporter for Folded {
+    fn write(&self, report: &Report, w: &mut dyn io::Write) -> io::Result<()> {
+        write(report, w)
+    }
+}
+
+/// Writes `[pod or unit or cgroup];comm-pid;user…;kernel…;[cache] BYTES` lines, sorted, each once.
+pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    // Names that differ only in what was replaced fold into one line.
+    let mut lines: BTreeMap<String, u64> = BTreeMap::new();
+    for stack in report
+        .stacks
+        .iter()
+        .filter(|stack| stack.outstanding_bytes > 0)
+    {
+        let bytes = lines.entry(line(stack)).or_default();
+        *bytes = bytes.saturating_add(stack.outstanding_bytes);
+    }
+    let mut text = String::new();
+    for (frames, bytes) in lines {
+        text.extend([frames.as_str(), " ", &bytes.to_string(), "\n"]);
+    }
+    w.write_all(text.as_bytes())
+}
+
+fn line(stack: &StackRow) -> String {
+    let mut frames = roots(&stack.owner);
+    for frame in stack.user.iter().rev().chain(stack.kernel.iter().rev()) {
+        frames.push(name(frame));
+    }
+    frames.push(format!("[{}]", bare(&stack.cache)));
+    frames.join(";")
+}
+
+/// What every stack of an owner begins with: the group it belongs to, and itself.
+fn roots(owner: &Owner) -> Vec<String> {
+    let itself = match (present(owner.comm.as_ref()), owner.pid) {
+        (Some(comm), Some(pid)) => format!("{comm}-{pid}"),
+        (Some(comm), None) => comm,
+        (None, Some(pid)) => format!("[unknown]-{pid}"),
+        (None, None) => "[unknown]".into(),
+    };
+    let kind = owner.kind.as_str();
+    match kind {
+        "softirq" | "hardirq" => return vec!["[kernel]".into(), kind.into()],
+        "kthread" => return vec!["[kernel]".into(), itself],
+        _ => (),
+    }
+    let group = [&owner.pod, &owner.pod_uid, &owner.unit, &owner.cgroup]
+        .into_iter()
+        .find_map(|group| present(group.as_ref()))
+        .unwrap_or_else(|| "unknown".into());
+    let mut frames = vec![format!("[{group}]")];
+    // A row that stands for a whole group has no process of its own to name.
+    if !(matches!(kind, "pod" | "cgroup") && owner.comm.is_none() && owner.pid.is_none()) {
+        frames.push(itself);
+    }
+    frames
+}
+
+fn name(frame: &str) -> String {
+    present(Some(frame)).unwrap_or_else(|| "[unknown]".into())
+}
+
+fn bare(frame: &str) -> String {
+    present(Some(frame)).unwrap_or_else(|| "unknown".into())
+}
+
+/// The name, fit for a frame; blanks at its ends would be lost or misread by other tools.
+fn present(name: Option<&(impl AsRef<str> + ?Sized)>) -> Option<String> {
+    let name = name?.as_ref().trim();
+    (!name.is_empty()).then(|| sanitize::folded(name).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::sample;
+
+    fn folded(report: &Report) -> String {
+        let mut out = Vec::new();
+        Folded.write(report, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_incident() {
+        insta::assert_snapshot!(folded(&sample::incident()), @r"
+        [coredns-5d78c9869d-x2x7k];coredns-20417;main.main;os.(*File).Open;vfs_open;do_dentry_open;kernfs_fop_open;__kmalloc_cache_noprof;[kmalloc-512] 205824
+        [kubelet.service];kubelet-1165;entry_SYSCALL_64_after_hwframe;do_syscall_64;__x64_sys_msgsnd;do_msgsnd;load_msg;__kmalloc_noprof;[kmalloc-512] 7286272
+        ");
+    }
+
+    #[test]
+    fn nothing_is_nothing() {
+        assert_eq!(folded(&sample::nothing()), "");
+    }
+
+    #[test]
+    fn owners_that_are_not_processes_have_roots_too() {
+        let mut report = sample::nothing();
+        for (i, kind) in ["softirq", "kthread", "unknown", "pod"]
+            .into_iter()
+            .enumerate()
+        {
+            let mut stack = sample::msg_stack(0);
+            stack.kernel = vec!["load_msg".into(), String::new()];
+            stack.owner = Owner {
+                kind: kind.into(),
+                ..Owner::default()
+            };
+            if kind == "kthread" {
+                stack.owner.comm = Some("kworker/0:1".into());
+                stack.owner.pid = Some(12);
+            }
+            stack.outstanding_bytes = 512 << i;
+            report.stacks.push(stack);
+        }
+        assert_eq!(
+            folded(&report),
+            "[kernel];kworker/0:1-12;[unknown];load_msg;[kmalloc-512] 1024\n\
+             [kernel];softirq;[unknown];load_msg;[kmalloc-512] 512\n\
+             [unknown];[unknown];[unknown];load_msg;[kmalloc-512] 2048\n\
+             [unknown];[unknown];load_msg;[kmalloc-512] 4096\n"
+        );
+    }
+
+    #[test]
+    fn equal_lines_are_summed() {
+        let mut report = sample::incident();
+        report.stacks = vec![sample::msg_stack(1), sample::msg_stack(2)];
+        let text = folded(&report);
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("[kmalloc-512] 14572544\n"), "{text}");
+    }
+
+    /// What a flame-graph tool does with a line.
+    fn parse(line: &str) -> (Vec<&str>, u64) {
+        let (frames, count) = line.rsplit_once(' ').unwrap();
+        (frames.split(';').collect(), count.parse().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn any_names_keep_the_format(
+            comm in "\\PC{0,8}|[ ;\n\t\u{1b}]{0,8}",
+            frames in prop::collection::vec(any::<String>(), 0..6),
+            cache in any::<String>(),
+        ) {
+            let mut stack = sample::msg_stack(1);
+            stack.owner.comm = Some(comm);
+            stack.kernel.clone_from(&frames);
+            stack.cache = cache;
+            let mut report = sample::nothing();
+            report.stacks.push(stack);
+            let text = folded(&report);
+            prop_assert_eq!(text.lines().count(), 1);
+            let (parsed, bytes) = parse(text.trim_end_matches('\n'));
+            prop_assert_eq!(parsed.len(), frames.len() + 3);
+            prop_assert_eq!(bytes, 7_286_272);
+            prop_assert!(parsed.iter().all(|frame| !frame.is_empty()));
+        }
+    }
+
+    #[test]
+    fn hostile_names_keep_the_format() {
+        let text = folded(&sample::hostile());
+        assert_eq!(text.lines().count(), 1);
+        assert!(!text.trim_end().contains(char::is_control));
+        assert_eq!(parse(text.trim_end()).0.len(), 3 + 20 + 3);
+    }
+}

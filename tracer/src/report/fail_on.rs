@@ -1,0 +1,600 @@
+//! `--fail-on`: a condition on the report that makes kleak exit with a status of its own, with the
+//! guilty in the message, so that a test run can fail on a kernel leak.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Owner, Report, human, names};
+
+/// A condition such as `growth>1MiB/min`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Condition {
+    limit: Limit,
+    operator: Operator,
+}
+
+/// What is measured, and against what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Limit {
+    /// Bytes left behind in the window.
+    Growth(f64),
+    /// Bytes by which the growing owners grow in a unit of time.
+    Rate(f64, Per),
+    /// Objects left behind in the window.
+    Objects(u64),
+    /// The top owner's share, 0 to 1.
+    Share(f64),
+    /// Allocations that could not be followed.
+    Untracked(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Per {
+    Second,
+    Minute,
+    Hour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Over,
+    AtLeast,
+}
+
+/// Why an expression is not a [`Condition`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It has no `>` or `>=`.
+    #[error("`{0}` has no `>` or `>=`: write a metric, `>` and a threshold, as in `growth>1MiB`")]
+    Operator(String),
+    /// It measures something unheard of.
+    #[error(
+        "`{0}` is not a metric: use `growth`, `objects`, `owner.share` or `untracked`, as in \
+         `growth>1MiB`, `growth>1MiB/min`, `objects>1000`, `owner.share>0.5`, `untracked>0`"
+    )]
+    Metric(String),
+    /// Its threshold is no size, nor a size in a time.
+    #[error(
+        "`{0}` is not an amount of memory: use a number and B, KiB, MiB, GiB or TiB (also KB, MB, \
+         GB, TB), and /s, /min or /h for a rate, as in `growth>1MiB` or `growth>1.5MiB/min`"
+    )]
+    Size(String),
+    /// Its threshold is no count.
+    #[error("`{0}` is not a count: `{1}` takes a whole number without a unit, as in `{1}>1000`")]
+    Count(String, &'static str),
+    /// Its threshold is no share.
+    #[error("`{0}` is not a share: use 0 to 1 or 0% to 100%, as in `owner.share>0.5`")]
+    Share(String),
+    /// It asks for more than there can be.
+    #[error("`{0}` can never hold, as there is no more than all: `owner.share>=1` is the highest")]
+    Never(String),
+}
+
+impl FromStr for Condition {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let Some((metric, rest)) = text.split_once('>') else {
+            return Err(ParseError::Operator(text.to_owned()));
+        };
+        let (operator, value) = match rest.strip_prefix('=') {
+            Some(value) => (Operator::AtLeast, value.trim()),
+            None => (Operator::Over, rest.trim()),
+        };
+        let limit = match metric.trim() {
+            "growth" => growth(value).ok_or_else(|| ParseError::Size(value.to_owned()))?,
+            "objects" => Limit::Objects(count(value, "objects")?),
+            "untracked" => Limit::Untracked(count(value, "untracked")?),
+            "owner.share" => {
+                let share = share(value).ok_or_else(|| ParseError::Share(value.to_owned()))?;
+                if share >= 1.0 && operator == Operator::Over {
+                    return Err(ParseError::Never(text.to_owned()));
+                }
+                Limit::Share(share)
+            }
+            other => return Err(ParseError::Metric(other.to_owned())),
+        };
+        Ok(Self { limit, operator })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metric = match self.limit {
+            Limit::Growth(_) | Limit::Rate(..) => "growth",
+            Limit::Objects(_) => "objects",
+            Limit::Share(_) => "owner.share",
+            Limit::Untracked(_) => "untracked",
+        };
+        let operator = match self.operator {
+            Operator::Over => ">",
+            Operator::AtLeast => ">=",
+        };
+        write!(f, "{metric}{operator}")?;
+        match self.limit {
+            Limit::Growth(bytes) => f.write_str(&exact_size(bytes)),
+            Limit::Rate(bytes, per) => write!(f, "{}/{}", exact_size(bytes), per.name()),
+            Limit::Objects(n) | Limit::Untracked(n) => write!(f, "{n}"),
+            Limit::Share(share) => write!(f, "{share}"),
+        }
+    }
+}
+
+impl Condition {
+    /// One sentence that says how the condition holds and who is guilty; `None` when it does not
+    /// hold, or when what it measures is unknown (a rate needs two points in time).
+    pub fn evaluate(&self, report: &Report) -> Option<String> {
+        let found = match self.limit {
+            Limit::Growth(limit) => {
+                let bytes = sum(report.owners.iter().map(|row| row.outstanding_bytes));
+                self.passes(bytes as f64, limit)?;
+                left_behind(report, &human::bytes(bytes))
+            }
+            Limit::Objects(limit) => {
+                let objects = sum(report.owners.iter().map(|row| row.outstanding_objects));
+                self.passes_count(objects, limit)?;
+                left_behind(report, &human::counted(objects, "object"))
+            }
+            Limit::Rate(limit, per) => {
+                let rates = || {
+                    report
+                        .owners
+                        .iter()
+                        .filter_map(|row| row.growth_bytes_per_s)
+                };
+                rates().next()?;
+                let rate: f64 = rates().filter(|rate| *rate > 0.0).sum::<f64>() * per.seconds();
+                self.passes(rate, limit)?;
+                let top = report.owners.iter().max_by(|a, b| {
+                    let key = |rate: Option<f64>| rate.unwrap_or(f64::NEG_INFINITY);
+                    key(a.growth_bytes_per_s).total_cmp(&key(b.growth_bytes_per_s))
+                });
+                let growth = format!("growing by {}/{}", human::size(rate), per.name());
+                match top {
+                    Some(row) => blame(report, &growth, &row.owner, &row.stacks),
+                    None => growth,
+                }
+            }
+            Limit::Share(limit) => {
+                let share = report.verdict.share?;
+                self.passes(share, limit)?;
+                let owner = report.verdict.owner.as_ref()?;
+                let ids = report.owners.iter().find(|row| row.owner == *owner);
+                let of = if report.verdict.growing {
+                    "the growth"
+                } else {
+                    "what is left behind"
+                };
+                let held = format!(
+                    "{} has {} of {of}{}",
+                    names::who(owner),
+                    human::percent(share),
+                    in_cache(report.verdict.cache.as_ref()),
+                );
+                held + &through(report, ids.map_or(&[], |row| &row.stacks))
+            }
+            Limit::Untracked(limit) => {
+                let lost = report.loss.untracked_objects;
+                self.passes_count(lost, limit)?;
+                let verb = if lost == 1 { "was" } else { "were" };
+                format!(
+                    "{} {verb} not followed, so the report is incomplete: raise --max-objects",
+                    human::counted(lost, "allocation")
+                )
+            }
+        };
+        Some(format!("{self}: {found}"))
+    }
+
+    fn passes(&self, value: f64, limit: f64) -> Option<()> {
+        match self.operator {
+            Operator::Over => value > limit,
+            Operator::AtLeast => value >= limit,
+        }
+        .then_some(())
+    }
+
+    fn passes_count(&self, value: u64, limit: u64) -> Option<()> {
+        match self.operator {
+            Operator::Over => value > limit,
+            Operator::AtLeast => value >= limit,
+        }
+        .then_some(())
+    }
+}
+
+impl Per {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Second => "s",
+            Self::Minute => "min",
+            Self::Hour => "h",
+        }
+    }
+
+    fn seconds(self) -> f64 {
+        match self {
+            Self::Second => 1.0,
+            Self::Minute => 60.0,
+            Self::Hour => 3600.0,
+        }
+    }
+}
+
+fn sum(values: impl Iterator<Item = u64>) -> u64 {
+    values.fold(0, u64::saturating_add)
+}
+
+/// `amount left behind`, and by whom.
+fn left_behind(report: &Report, amount: &str) -> String {
+    let what = format!("{amount} left behind");
+    match report.owners.iter().max_by_key(|row| row.outstanding_bytes) {
+        Some(row) => blame(report, &what, &row.owner, &row.stacks),
+        None => what,
+    }
+}
+
+/// `what by owner, through its stack`; only "most by" when others have a part in it.
+fn blame(report: &Report, what: &str, owner: &Owner, stacks: &[u32]) -> String {
+    let alone = report.owners.iter().all(|row| row.owner == *owner);
+    let (comma, most) = if alone { ("", "") } else { (",", " most") };
+    format!(
+        "{what}{comma}{most} by {}{}",
+        names::who(owner),
+        through(report, stacks)
+    )
+}
+
+/// `, most through load_msg < do_msgsnd`: callee before caller, as in the report.
+fn through(report: &Report, stacks: &[u32]) -> String {
+    let path = names::main_stack(report, stacks).map(|stack| names::path(stack, 2));
+    match path {
+        Some(path) if !path.is_empty() => format!(", most through {}", path.join(" < ")),
+        _ => String::new(),
+    }
+}
+
+fn in_cache(cache: Option<&String>) -> String {
+    names::text(cache).map_or_else(String::new, |cache| format!(" in {cache}"))
+}
+
+fn growth(text: &str) -> Option<Limit> {
+    let Some((amount, unit)) = text.split_once('/') else {
+        return size(text).map(Limit::Growth);
+    };
+    let per = match unit.trim() {
+        "s" | "sec" => Per::Second,
+        "m" | "min" => Per::Minute,
+        "h" | "hour" => Per::Hour,
+        _ => return None,
+    };
+    size(amount.trim()).map(|bytes| Limit::Rate(bytes, per))
+}
+
+/// Bytes. As in GNU coreutils, `KiB` and a bare `K` are 1024, `KB` is 1000.
+fn size(text: &str) -> Option<f64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end)?;
+    let scale = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return None,
+    };
+    let bytes = decimal(number)? * scale;
+    bytes.is_finite().then_some(bytes)
+}
+
+/// A number in digits. `f64`'s own parser also takes `inf`, `nan`, signs and exponents, none of
+/// which makes a threshold.
+fn decimal(text: &str) -> Option<f64> {
+    if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    text.parse().ok().filter(|n: &f64| n.is_finite())
+}
+
+fn count(text: &str, metric: &'static str) -> Result<u64, ParseError> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(n) if digits => Ok(n),
+        _ => Err(ParseError::Count(text.to_owned(), metric)),
+    }
+}
+
+fn share(text: &str) -> Option<f64> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => decimal(percent.trim_end())? / 100.0,
+        None => decimal(text)?,
+    };
+    (share <= 1.0).then_some(share)
+}
+
+/// `bytes` so that [`size`] reads the same number again: in the largest unit that takes at most
+/// two decimals. Division by a power of two loses nothing.
+fn exact_size(bytes: f64) -> String {
+    let mut unit = 1_099_511_627_776.0;
+    for name in ["TiB", "GiB", "MiB", "KiB"] {
+        let scaled: f64 = bytes / unit;
+        if scaled >= 1.0 && (scaled * 4.0).fract() == 0.0 {
+            return format!("{scaled}{name}");
+        }
+        unit /= 1024.0;
+    }
+    format!("{bytes}B")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::sample;
+    use super::*;
+
+    fn condition(text: &str) -> Condition {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn holds(text: &str, report: &Report) -> Option<String> {
+        condition(text).evaluate(report)
+    }
+
+    #[test]
+    fn every_form_of_the_manual_is_read() {
+        for (text, shown) in [
+            ("growth>1MiB", "growth>1MiB"),
+            ("growth>1MiB/min", "growth>1MiB/min"),
+            ("objects>1000", "objects>1000"),
+            ("owner.share>0.5", "owner.share>0.5"),
+            ("untracked>0", "untracked>0"),
+            ("owner.share>50%", "owner.share>0.5"),
+            ("owner.share>=100%", "owner.share>=1"),
+            (" growth >= 1.5 MiB / h ", "growth>=1.5MiB/h"),
+            ("growth>0", "growth>0B"),
+            ("growth>1048576", "growth>1MiB"),
+            ("growth>1k", "growth>1KiB"),
+            ("growth>1kB", "growth>1000B"),
+            ("growth>3MB/s", "growth>3000000B/s"),
+            ("growth>2G/sec", "growth>2GiB/s"),
+            ("growth>.5MiB", "growth>512KiB"),
+            ("growth>0.1MiB", "growth>104857.6B"),
+        ] {
+            assert_eq!(condition(text).to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in [
+            "",
+            ">",
+            "growth",
+            "growth=1",
+            "growth<1MiB",
+            "growth>",
+            "growth>-1",
+            "growth>nan",
+            "growth>inf",
+            "growth>1e3",
+            "growth>1MiB/day",
+            "growth>1MiB/",
+            "growth>/s",
+            "growth>1 lot",
+            "growth>1.2.3",
+            "growth>>1",
+            "growth>1MiB/min/s",
+            "objects>1MiB",
+            "objects>1.5",
+            "objects>-1",
+            "objects>+1",
+            "objects>10/min",
+            "objects>1k",
+            "objects>99999999999999999999",
+            "untracked>0B",
+            "owner.share>1.1",
+            "owner.share>101%",
+            "owner.share>-1",
+            "owner.share>1",
+            "owner.share>100%",
+            "owner.share>1MiB",
+            "owner.share>NaN",
+            "share>0.5",
+            "Growth>1",
+            "growth>\u{661}",
+            "leak>1MiB",
+            "growth>.",
+        ] {
+            assert!(text.parse::<Condition>().is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_allowed() {
+        let error = |text: &str| text.parse::<Condition>().unwrap_err().to_string();
+        assert_eq!(
+            error("leak>1MiB"),
+            "`leak` is not a metric: use `growth`, `objects`, `owner.share` or `untracked`, as in \
+             `growth>1MiB`, `growth>1MiB/min`, `objects>1000`, `owner.share>0.5`, `untracked>0`"
+        );
+        assert_eq!(
+            error("objects>1MiB"),
+            "`1MiB` is not a count: `objects` takes a whole number without a unit, as in \
+             `objects>1000`"
+        );
+        assert!(error("growth>1 lot").contains("as in `growth>1MiB`"));
+        assert!(error("growth").contains("`>`"));
+        assert!(error("owner.share>1").contains("owner.share>=1"));
+        assert!(error("owner.share>2").contains("0 to 1"));
+    }
+
+    #[test]
+    fn a_sentence_names_the_guilty() {
+        let report = sample::incident();
+        assert_eq!(
+            holds("growth>1MiB", &report).unwrap(),
+            "growth>1MiB: 7.2 MiB left behind, most by kubelet[1165], most through load_msg < \
+             do_msgsnd"
+        );
+        assert_eq!(
+            holds("objects>1000", &report).unwrap(),
+            "objects>1000: 14,671 objects left behind, most by kubelet[1165], most through \
+             load_msg < do_msgsnd"
+        );
+        assert_eq!(
+            holds("growth>1MiB/min", &report).unwrap(),
+            "growth>1MiB/min: growing by 13.8 MiB/min, most by kubelet[1165], most through \
+             load_msg < do_msgsnd"
+        );
+        assert_eq!(
+            holds("owner.share>50%", &report).unwrap(),
+            "owner.share>0.5: kubelet[1165] has 97 % of the growth in kmalloc-512, most through \
+             load_msg < do_msgsnd"
+        );
+        assert_eq!(
+            holds("untracked>0", &sample::lossy()).unwrap(),
+            "untracked>0: 120,000 allocations were not followed, so the report is incomplete: \
+             raise --max-objects"
+        );
+        let mut alone = report;
+        alone.owners.truncate(1);
+        assert_eq!(
+            holds("growth>1MiB", &alone).unwrap(),
+            "growth>1MiB: 6.9 MiB left behind by kubelet[1165], most through load_msg < do_msgsnd"
+        );
+    }
+
+    #[test]
+    fn what_does_not_hold_is_silent() {
+        let report = sample::incident();
+        for text in [
+            "growth>8MiB",
+            "growth>14MiB/min",
+            "objects>14671",
+            "owner.share>0.97",
+        ] {
+            assert_eq!(holds(text, &report), None, "{text}");
+        }
+        assert!(holds("objects>=14671", &report).is_some());
+        assert!(holds("growth>=0", &sample::nothing()).is_some());
+        for text in [
+            "growth>0",
+            "growth>=0/s",
+            "objects>0",
+            "owner.share>=0",
+            "untracked>0",
+        ] {
+            assert_eq!(holds(text, &sample::nothing()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn shrinking_owners_do_not_hide_growing_ones() {
+        let mut report = sample::incident();
+        report.owners[1].growth_bytes_per_s = Some(-1e9);
+        assert!(
+            holds("growth>200KiB/s", &report)
+                .unwrap()
+                .contains("growing by 235 KiB/s")
+        );
+    }
+
+    #[test]
+    fn hostile_names_are_escaped() {
+        let sentence = holds("growth>0", &sample::hostile()).unwrap();
+        assert!(!sentence.contains(char::is_control), "{sentence}");
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "growth",
+            "objects",
+            "owner.share",
+            "untracked",
+            ">",
+            ">=",
+            "=",
+            "1",
+            "0.5",
+            "99999999",
+            ".",
+            "k",
+            "KiB",
+            "MB",
+            "T",
+            "%",
+            "/",
+            "s",
+            "min",
+            "h",
+            " ",
+            "-",
+            "e9",
+            "nan",
+            "inf",
+            "é",
+        ]);
+        prop_oneof![
+            prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat()),
+            any::<String>(),
+        ]
+    }
+
+    fn any_condition() -> impl Strategy<Value = Condition> {
+        let bytes = || {
+            prop_oneof![
+                (0_u64..1 << 50).prop_map(|n| n as f64),
+                (0_u32..4096, 0_u32..5)
+                    .prop_map(|(n, e)| f64::from(n) * 1024_f64.powf(f64::from(e))),
+                0.0..1e15,
+            ]
+        };
+        let per = prop::sample::select(vec![Per::Second, Per::Minute, Per::Hour]);
+        let limit = prop_oneof![
+            bytes().prop_map(Limit::Growth),
+            (bytes(), per).prop_map(|(bytes, per)| Limit::Rate(bytes, per)),
+            any::<u64>().prop_map(Limit::Objects),
+            any::<u64>().prop_map(Limit::Untracked),
+            (0.0..1.0).prop_map(Limit::Share),
+        ];
+        let operator = prop::sample::select(vec![Operator::Over, Operator::AtLeast]);
+        (limit, operator).prop_map(|(limit, operator)| Condition { limit, operator })
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged_without_panic(text in any_text()) {
+            match text.parse::<Condition>() {
+                Ok(condition) => {
+                    for report in sample::all() {
+                        let _sentence = condition.evaluate(&report);
+                    }
+                    prop_assert_eq!(condition.to_string().parse(), Ok(condition));
+                }
+                Err(error) => prop_assert!(error.to_string().contains("as in") || error.to_string().contains("highest")),
+            }
+        }
+
+        #[test]
+        fn what_is_shown_reads_back(condition in any_condition()) {
+            prop_assert_eq!(condition.to_string().parse(), Ok(condition));
+        }
+
+        #[test]
+        fn thresholds_are_compared_exactly(n in any::<u64>()) {
+            let mut report = sample::nothing();
+            report.loss.untracked_objects = n;
+            let over = holds(&format!("untracked>{n}"), &report);
+            prop_assert!(over.is_none());
+            let at_least = holds(&format!("untracked>={n}"), &report);
+            prop_assert!(at_least.is_some());
+        }
+    }
+}

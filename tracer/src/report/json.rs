@@ -1,0 +1,184 @@
+//! The report as JSON: `schema/kleak.report-1.schema.json` says what is in it.
+
+use std::io;
+
+use super::Report;
+
+/// Writes `report` for people and `jq`: indented, one document.
+pub fn write_pretty(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    write(serde_json::to_vec_pretty(report)?, w)
+}
+
+/// Writes `report` as one line, for a stream of intervals (ndjson).
+pub fn write_line(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    write(serde_json::to_vec(report)?, w)
+}
+
+/// Hands `w` the document whole, so that a reader of the stream never sees half a line because
+/// kleak was killed between two small writes.
+fn write(mut document: Vec<u8>, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    document.push(b'\n');
+    w.write_all(&document)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::sample;
+    use super::*;
+
+    fn schema() -> jsonschema::Validator {
+        let text = include_str!("../../../schema/kleak.report-1.schema.json");
+        let schema = serde_json::from_str(text).unwrap();
+        assert!(jsonschema::meta::is_valid(&schema));
+        jsonschema::validator_for(&schema).unwrap()
+    }
+
+    fn pretty(report: &Report) -> String {
+        let mut out = Vec::new();
+        write_pretty(report, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// What a correct analysis can produce: its numbers are numbers.
+    fn sane() -> Vec<Report> {
+        let mut hostile = sample::hostile();
+        hostile.owners[0].share = 1.0;
+        hostile.owners[0].growth_bytes_per_s = Some(-1.5);
+        vec![
+            sample::nothing(),
+            sample::incident(),
+            sample::lossy(),
+            hostile,
+        ]
+    }
+
+    #[test]
+    fn samples_satisfy_the_schema() {
+        let schema = schema();
+        for report in sane() {
+            let value: Value = serde_json::from_str(&pretty(&report)).unwrap();
+            let errors: Vec<String> = schema
+                .iter_errors(&value)
+                .map(|e| format!("{}: {e}", e.instance_path))
+                .collect();
+            assert!(errors.is_empty(), "{errors:#?}");
+        }
+    }
+
+    #[test]
+    fn the_schema_rejects_what_is_broken() {
+        let schema = schema();
+        let good = serde_json::to_value(sample::incident()).unwrap();
+        assert!(schema.is_valid(&good));
+        let broken: [(&str, Value); 9] = [
+            ("/schema", json!("kleak.report/2")),
+            ("/window_s", json!(-1)),
+            ("/verdict/confidence", json!("certain")),
+            ("/verdict/share", json!(1.2)),
+            ("/verdict/owner/kind", json!("daemon")),
+            ("/caches/0/outstanding_objects", json!(1.5)),
+            ("/owners/0/outstanding_bytes", Value::Null),
+            ("/loss/untracked_objects", json!(-1)),
+            ("/host/cgroup", json!("v3")),
+        ];
+        for (at, value) in broken {
+            let mut report = good.clone();
+            *report.pointer_mut(at).unwrap() = value;
+            assert!(!schema.is_valid(&report), "{at} was accepted");
+        }
+        for part in [
+            "",
+            "/verdict",
+            "/owners/0",
+            "/stacks/0/owner",
+            "/loss",
+            "/cost",
+        ] {
+            let mut report = good.clone();
+            let object = report.pointer_mut(part).unwrap().as_object_mut().unwrap();
+            object.insert("extra".into(), json!(1));
+            assert!(
+                !schema.is_valid(&report),
+                "an unknown field of `{part}` was accepted"
+            );
+        }
+        for key in good.as_object().unwrap().keys() {
+            let mut report = good.clone();
+            report.as_object_mut().unwrap().remove(key);
+            assert!(
+                !schema.is_valid(&report),
+                "a report without `{key}` was accepted"
+            );
+        }
+    }
+
+    #[test]
+    fn the_schema_explains_every_field() {
+        fn walk(at: &str, value: &Value) {
+            if let Some(fields) = value.get("properties").and_then(Value::as_object) {
+                assert_eq!(value["additionalProperties"], json!(false), "{at}");
+                let required = value["required"].as_array().unwrap();
+                assert_eq!(
+                    required.len(),
+                    fields.len(),
+                    "{at}: every field is always there"
+                );
+                for (name, field) in fields {
+                    assert!(field["description"].is_string(), "{at}/{name} says nothing");
+                }
+            }
+            match value {
+                Value::Object(map) => map.iter().for_each(|(k, v)| walk(&format!("{at}/{k}"), v)),
+                Value::Array(all) => all.iter().for_each(|v| walk(at, v)),
+                _ => (),
+            }
+        }
+        let text = include_str!("../../../schema/kleak.report-1.schema.json");
+        walk("", &serde_json::from_str(text).unwrap());
+    }
+
+    #[test]
+    fn it_reads_back_as_it_was() {
+        for report in sane() {
+            assert_eq!(
+                serde_json::from_str::<Report>(&pretty(&report)).unwrap(),
+                report
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        for report in sample::all() {
+            let mut out = Vec::new();
+            write_line(&report, &mut out).unwrap();
+            write_line(&report, &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.lines().count(), 2);
+            assert!(
+                text.lines()
+                    .all(|line| serde_json::from_str::<Value>(line).is_ok())
+            );
+            assert!(
+                !text.contains('\u{1b}'),
+                "an escape sequence reached the terminal"
+            );
+        }
+    }
+
+    /// An owner's rate is a quotient; should one ever slip through, JSON has no word for it.
+    #[test]
+    fn what_is_not_a_number_is_null() {
+        let mut report = sample::incident();
+        report.owners[0].growth_bytes_per_s = Some(f64::NAN);
+        report.verdict.growth_bytes_per_s = Some(f64::INFINITY);
+        report.cost.bpf_ns_per_event = Some(f64::NEG_INFINITY);
+        let value: Value = serde_json::from_str(&pretty(&report)).unwrap();
+        assert!(value["owners"][0]["growth_bytes_per_s"].is_null());
+        assert!(value["verdict"]["growth_bytes_per_s"].is_null());
+        assert!(value["cost"]["bpf_ns_per_event"].is_null());
+        assert!(schema().is_valid(&value));
+    }
+}

@@ -1,0 +1,147 @@
+//! What to call an owner and where it lives, safe to print.
+
+use super::sanitize::terminal;
+use super::{Owner, Report, StackRow};
+
+/// The owner in a word: `kubelet[1165]`, `[softirq]`, a pod, a cgroup, whatever its row stands for.
+pub fn who(owner: &Owner) -> String {
+    match owner.kind.as_str() {
+        "softirq" | "hardirq" | "unknown" => format!("[{}]", owner.kind),
+        "pod" => pod(owner)
+            .or_else(|| place(owner))
+            .unwrap_or_else(|| "(no pod)".into()),
+        "cgroup" => text(owner.cgroup.as_ref()).unwrap_or_else(|| "(no cgroup)".into()),
+        _ => match (text(owner.comm.as_ref()), owner.pid) {
+            (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
+            (Some(comm), None) => comm,
+            (None, Some(pid)) => format!("pid {pid}"),
+            (None, None) => "[unknown]".into(),
+        },
+    }
+}
+
+/// Where the owner lives, nearest to what one would act on: pod, unit, else cgroup.
+pub fn place(owner: &Owner) -> Option<String> {
+    pod(owner)
+        .or_else(|| text(owner.unit.as_ref()))
+        .or_else(|| {
+            if owner.kind == "kthread" {
+                Some("kernel thread".into())
+            } else {
+                text(owner.cgroup.as_ref())
+            }
+        })
+}
+
+/// `namespace/pod`.
+pub fn pod(owner: &Owner) -> Option<String> {
+    let pod = text(owner.pod.as_ref()).or_else(|| text(owner.pod_uid.as_ref()))?;
+    Some(match text(owner.namespace.as_ref()) {
+        Some(namespace) => format!("{namespace}/{pod}"),
+        None => pod,
+    })
+}
+
+/// A name that is there and not empty, safe to print.
+pub fn text(name: Option<&String>) -> Option<String> {
+    name.filter(|name| !name.is_empty())
+        .map(|name| terminal(name).into_owned())
+}
+
+/// The functions that say what a stack is about: past the allocator, nearest first.
+pub fn path(stack: &StackRow, frames: usize) -> Vec<String> {
+    let past = stack
+        .kernel
+        .iter()
+        .position(|frame| !is_allocator(frame))
+        .unwrap_or(0);
+    stack
+        .kernel
+        .iter()
+        .skip(past)
+        .take(frames)
+        .map(|frame| terminal(frame).into_owned())
+        .collect()
+}
+
+/// The stack that holds most of what `owner` holds, of its own where it has any.
+pub(super) fn main_stack<'a>(report: &'a Report, ids: &[u32]) -> Option<&'a StackRow> {
+    ids.iter()
+        .find_map(|id| report.stacks.iter().find(|stack| stack.id == *id))
+}
+
+/// Whether a frame is the slab allocator itself, which is on every stack and tells nothing.
+fn is_allocator(frame: &str) -> bool {
+    let frame = frame.trim_start_matches('_');
+    [
+        "kmalloc",
+        "kvmalloc",
+        "kzalloc",
+        "kcalloc",
+        "kmem_cache_alloc",
+        "krealloc",
+        "slab_",
+        "do_kmalloc",
+    ]
+    .iter()
+    .any(|prefix| frame.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    fn owner(kind: &str) -> Owner {
+        Owner {
+            kind: kind.into(),
+            ..Owner::default()
+        }
+    }
+
+    #[test]
+    fn owners_are_called_by_what_they_are() {
+        let kubelet = sample::kubelet();
+        assert_eq!(who(&kubelet), "kubelet[1165]");
+        assert_eq!(place(&kubelet).as_deref(), Some("kubelet.service"));
+        assert_eq!(who(&owner("softirq")), "[softirq]");
+        assert_eq!(place(&owner("hardirq")), None);
+        assert_eq!(place(&owner("kthread")).as_deref(), Some("kernel thread"));
+        assert_eq!(who(&owner("process")), "[unknown]");
+        assert_eq!(
+            who(&Owner {
+                pid: Some(7),
+                ..owner("process")
+            }),
+            "pid 7"
+        );
+        assert_eq!(
+            who(&Owner {
+                comm: Some("load_msg".into()),
+                ..owner("site")
+            }),
+            "load_msg"
+        );
+        let pod = Owner {
+            pod: Some("web-0".into()),
+            namespace: Some("shop".into()),
+            unit: Some("cri-x.scope".into()),
+            ..owner("pod")
+        };
+        assert_eq!(who(&pod), "shop/web-0");
+        assert_eq!(place(&pod).as_deref(), Some("shop/web-0"));
+        assert_eq!(who(&owner("pod")), "(no pod)");
+    }
+
+    #[test]
+    fn paths_begin_past_the_allocator() {
+        let mut stack = sample::msg_stack(3);
+        assert_eq!(path(&stack, 2), ["load_msg", "do_msgsnd"]);
+        stack.kernel = vec!["__kmalloc_noprof".into()];
+        assert_eq!(path(&stack, 2), ["__kmalloc_noprof"]);
+        stack.kernel = vec!["a\nb".into()];
+        assert_eq!(path(&stack, 2), [r"a\nb"]);
+        stack.kernel.clear();
+        assert!(path(&stack, 2).is_empty());
+    }
+}

@@ -1,0 +1,215 @@
+//! The table of owners.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::super::sanitize::terminal;
+use super::super::{OwnerRow, Report, human, names};
+use super::layout::{Page, Paint, shorten, sparkline};
+
+/// Blanks between columns.
+const GAP: usize = 2;
+/// Narrowest that a column of names is shortened to.
+const NARROWEST: usize = 8;
+/// Widest that it is shown in, however wide the terminal: the eye loses the row.
+const WIDEST: usize = 48;
+/// Columns that a place is worth having one for; with fewer it gets a line of its own.
+const PLACE: usize = 16;
+/// Cells of a trend, at least and at most.
+const TREND: (usize, usize) = (5, 10);
+/// Marks a process that has ended.
+const EXITED: char = '†';
+
+/// A column, its heading included.
+struct Column {
+    cells: Vec<String>,
+    /// A name, which may be shortened; else a number, which may not.
+    name: bool,
+}
+
+impl Column {
+    fn width(&self) -> usize {
+        self.cells
+            .iter()
+            .map(|cell| cell.width())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn narrow(&mut self, width: usize) {
+        for cell in &mut self.cells {
+            *cell = shorten(cell, width);
+        }
+    }
+}
+
+pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
+    if report.owners.is_empty() {
+        return;
+    }
+    let rows = report.owners.get(..top).unwrap_or(&report.owners);
+    page.line(Paint::Plain, "");
+    let (columns, placed) = fit(report, rows, page.width());
+    let mut lines = lay_out(&columns, rows.len()).into_iter();
+    page.line(Paint::Bold, &lines.next().unwrap_or_default());
+    for (line, row) in lines.zip(rows) {
+        page.line(
+            if has_exited(row) {
+                Paint::Dim
+            } else {
+                Paint::Plain
+            },
+            &line,
+        );
+        if let Some(place) = place(report, row).filter(|_| !placed) {
+            let room = page.width() - GAP;
+            page.line(Paint::Dim, &format!("{:GAP$}{}", "", shorten(&place, room)));
+        }
+    }
+    if let Some(rest) = report
+        .owners
+        .get(rows.len()..)
+        .filter(|rest| !rest.is_empty())
+    {
+        let bytes = rest
+            .iter()
+            .fold(0, |sum: u64, row| sum.saturating_add(row.outstanding_bytes));
+        let hold = if rest.len() == 1 { "holds" } else { "hold" };
+        let line = format!(
+            "… {} more {hold} {} (--top)",
+            rest.len(),
+            human::bytes(bytes)
+        );
+        page.line(Paint::Dim, &line);
+    }
+    if rows.iter().any(has_exited) {
+        let line = format!("{EXITED} has exited; what it left behind is still allocated");
+        page.line(Paint::Dim, &line);
+    }
+}
+
+fn has_exited(row: &OwnerRow) -> bool {
+    row.owner.exited == Some(true)
+}
+
+/// Lines of the table, the heading first.
+fn lay_out(columns: &[Column], rows: usize) -> Vec<String> {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    for line in 0..=rows {
+        table.add_row(columns.iter().filter_map(|column| column.cells.get(line)));
+    }
+    for (i, column) in columns.iter().enumerate() {
+        if let Some(laid) = table.column_mut(i) {
+            laid.set_padding((0, u16::try_from(GAP).unwrap_or(2)));
+            laid.set_cell_alignment(if column.name {
+                CellAlignment::Left
+            } else {
+                CellAlignment::Right
+            });
+        }
+    }
+    table.lines().collect()
+}
+
+/// The columns, made to fit, and whether the place is among them. What does not fit gives way in
+/// this order: cells of the trend, the column of the place, then the widest of the names.
+fn fit(report: &Report, rows: &[OwnerRow], width: usize) -> (Vec<Column>, bool) {
+    let numbers = numbers(rows);
+    let room = width.saturating_sub(taken(&numbers) + TREND.0);
+    let mut names = name_columns(report, rows);
+    let mut placed = false;
+    if rows.iter().any(|row| place(report, row).is_some()) {
+        let mut column = column("UNIT/POD", true, rows, |row| {
+            place(report, row).map_or("-".into(), |place| shorten(&place, WIDEST))
+        });
+        let left = room.saturating_sub(taken(&names) + GAP);
+        placed = left >= column.width().min(PLACE);
+        if placed {
+            column.narrow(left);
+            names.insert(1, column);
+        }
+    }
+    while taken(&names) > room {
+        let Some(widest) = names.iter_mut().max_by_key(|column| column.width()) else {
+            break;
+        };
+        if widest.width() <= NARROWEST {
+            break;
+        }
+        widest.narrow(widest.width() - 1);
+    }
+    let cells = width
+        .saturating_sub(taken(&numbers) + taken(&names))
+        .clamp(TREND.0, TREND.1);
+    let trend = column("TREND", true, rows, |row| sparkline(&row.trend, cells));
+    (
+        names.into_iter().chain(numbers).chain([trend]).collect(),
+        placed,
+    )
+}
+
+/// Columns of the terminal that `columns` take, with the blanks after them.
+fn taken(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.width() + GAP).sum()
+}
+
+fn column(
+    heading: &str,
+    name: bool,
+    rows: &[OwnerRow],
+    cell: impl Fn(&OwnerRow) -> String,
+) -> Column {
+    let cells = std::iter::once(heading.to_owned())
+        .chain(rows.iter().map(cell))
+        .collect();
+    Column { cells, name }
+}
+
+/// What a row stands for, and the cache.
+fn name_columns(report: &Report, rows: &[OwnerRow]) -> Vec<Column> {
+    let by = report.filter.by.as_str();
+    let heading = match by {
+        "" | "process" => "OWNER".to_owned(),
+        other => terminal(other).to_uppercase(),
+    };
+    let mut columns = vec![column(&heading, true, rows, |row| {
+        let who = names::who(&row.owner);
+        shorten(
+            &if has_exited(row) {
+                format!("{who} {EXITED}")
+            } else {
+                who
+            },
+            WIDEST,
+        )
+    })];
+    if by != "cache" {
+        columns.push(column("CACHE", true, rows, |row| {
+            shorten(&terminal(&row.cache), WIDEST)
+        }));
+    }
+    columns
+}
+
+/// Where a process lives; what other rows stand for lives nowhere else.
+fn place(report: &Report, row: &OwnerRow) -> Option<String> {
+    matches!(report.filter.by.as_str(), "" | "process").then(|| names::place(&row.owner))?
+}
+
+fn numbers(rows: &[OwnerRow]) -> [Column; 4] {
+    [
+        column("OBJECTS", false, rows, |row| {
+            human::count(row.outstanding_objects)
+        }),
+        column("BYTES", false, rows, |row| {
+            human::bytes(row.outstanding_bytes)
+        }),
+        column("GROWTH/S", false, rows, |row| {
+            row.growth_bytes_per_s.map_or("-".into(), human::size)
+        }),
+        column("SHARE", false, rows, |row| human::percent(row.share)),
+    ]
+}

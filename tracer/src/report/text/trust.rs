@@ -1,0 +1,278 @@
+//! How far the answer can be trusted: what the kernel's own count says, what was lost and what
+//! that does to the answer, and what the tracing cost.
+
+use std::ops::RangeInclusive;
+
+use super::super::sanitize::terminal;
+use super::super::{CacheRow, Command, Filter, Loss, Report, human, names};
+use super::layout::{Page, Paint};
+
+/// Columns of the names before each line.
+const LABEL: usize = 12;
+/// Caches compared with the kernel's own count.
+const CACHES: usize = 5;
+/// Parts of the kernel's count at which a cache counts as explained. Above, missed frees are as
+/// likely as a leak.
+const EXPLAINED: RangeInclusive<f64> = 0.9..=1.1;
+
+pub(super) fn render(report: &Report, page: &mut Page) {
+    page.heading("Trust");
+    let mut label = "checked";
+    for cache in report.caches.iter().take(CACHES) {
+        let (paint, text) = check(cache);
+        entry(page, paint, label, &text);
+        label = "";
+    }
+    label = "losses";
+    for text in losses(&report.loss) {
+        entry(page, Paint::Warn, label, &text);
+        label = "";
+    }
+    let complete = label == "losses";
+    match (complete, report.loss.missed_events) {
+        (true, Some(_)) => entry(page, Paint::Plain, label, "nothing lost"),
+        (true, None) => entry(
+            page,
+            Paint::Plain,
+            label,
+            "nothing known to be lost; missed events: unknown on this kernel",
+        ),
+        (false, None) => entry(
+            page,
+            Paint::Plain,
+            "",
+            "missed events: unknown on this kernel",
+        ),
+        (false, Some(_)) => (),
+    }
+    if let Some(older) = older(&report.loss) {
+        entry(page, Paint::Plain, "older", &older);
+    }
+    for note in &report.notes {
+        entry(page, Paint::Warn, "note", &terminal(note));
+    }
+    if let Some(command) = &report.command {
+        entry(page, Paint::Plain, "command", &ran(command));
+    }
+    entry(page, Paint::Plain, "cgroups", &cgroups(report));
+    entry(page, Paint::Dim, "traced", &traced(report));
+    entry(page, Paint::Dim, "cost", &cost(report));
+}
+
+/// In a few words, why the confidence is what it is.
+pub(super) fn reason(report: &Report) -> String {
+    let mut reasons = Vec::new();
+    let named = report.verdict.cache.as_ref();
+    let cache = report
+        .caches
+        .iter()
+        .find(|cache| Some(&cache.name) == named);
+    match cache {
+        Some(CacheRow {
+            explained: Some(explained),
+            ..
+        }) => reasons.push(format!(
+            "explains {} of the kernel's own count",
+            human::percent(*explained)
+        )),
+        Some(_) => reasons.push("nothing of the kernel's own to check it by".into()),
+        None => (),
+    }
+    let loss = &report.loss;
+    if loss.untracked_objects > 0 {
+        let n = human::counted(loss.untracked_objects, "object");
+        reasons.push(format!("{n} not followed"));
+    }
+    match losses(loss).len() - usize::from(loss.untracked_objects > 0) {
+        0 if loss.untracked_objects > 0 => (),
+        0 => reasons.push("nothing lost".into()),
+        _ => reasons.push("losses, below".into()),
+    }
+    reasons.join("; ")
+}
+
+fn entry(page: &mut Page, paint: Paint, label: &str, text: &str) {
+    page.paragraph(paint, &format!("  {label:LABEL$}"), text);
+}
+
+fn check(cache: &CacheRow) -> (Paint, String) {
+    let name = terminal(&cache.name);
+    match (cache.explained, cache.slabinfo_growth_objects) {
+        (Some(explained), growth) => {
+            let counted = growth.map_or_else(String::new, |growth| {
+                let sign = if growth < 0 { "-" } else { "+" };
+                format!(": {sign}{} objects", human::count(growth.unsigned_abs()))
+            });
+            let fits = EXPLAINED.contains(&explained);
+            let paint = if fits { Paint::Plain } else { Paint::Warn };
+            let part = human::percent(explained);
+            (
+                paint,
+                format!("explains {part} of {name}'s growth (slabinfo{counted})"),
+            )
+        }
+        (None, Some(_)) => (
+            Paint::Plain,
+            format!("{name} grew too little in slabinfo to compare"),
+        ),
+        (None, None) => (
+            Paint::Plain,
+            format!("{name}: slabinfo has no count by this name to compare with"),
+        ),
+    }
+}
+
+/// What was lost, each with what it does to the answer. Frees of older objects are none: nothing
+/// that is reported depends on them.
+fn losses(loss: &Loss) -> Vec<String> {
+    let one = |n: u64, noun: &str, effect: &str| {
+        (n > 0).then(|| format!("{} {effect}", human::counted(n, noun)))
+    };
+    [
+        one(
+            loss.untracked_objects,
+            "allocation",
+            "not followed, as the table was full: sums are too low; raise --max-objects or trace \
+             fewer sizes",
+        ),
+        one(
+            loss.missed_events.unwrap_or(0),
+            "event",
+            "missed: an unseen free looks like a leak, an unseen allocation like none",
+        ),
+        one(
+            loss.failed_updates,
+            "update",
+            "refused by the kernel's table: as many objects may be wrongly in or out",
+        ),
+        one(
+            loss.missed_frees_detected,
+            "missed free",
+            "found out and corrected; others may still look like leaks",
+        ),
+        one(
+            loss.lost_stacks,
+            "stack",
+            "not stored: counted, but in no code path",
+        ),
+        one(
+            loss.lost_owners,
+            "object",
+            "whose owner did not fit: counted as [unknown]",
+        ),
+        one(
+            loss.lost_cgroup_events,
+            "cgroup event",
+            "without a path: who makes cgroups may be wrong",
+        ),
+        one(
+            loss.failed_reads,
+            "read",
+            "of kernel memory failed: a name or a size may be missing",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Not a loss, but what a cache that shrinks, or grows less than its owners, may be due to.
+fn older(loss: &Loss) -> Option<String> {
+    match loss.frees_of_older_objects {
+        Some(0) => None,
+        Some(n) => {
+            let frees = human::counted(n, "free");
+            Some(format!(
+                "{frees} of objects from before the trace, which no owner here had"
+            ))
+        }
+        None => Some(format!(
+            "frees of objects from before the trace: unknown on this kernel, at most {}",
+            human::count(loss.unmatched_frees)
+        )),
+    }
+}
+
+fn ran(command: &Command) -> String {
+    let words: Vec<_> = command.argv.iter().map(|word| terminal(word)).collect();
+    let ended = match (command.exit_status, command.signal) {
+        (Some(status), _) => format!("exit status {status}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => "still running".into(),
+    };
+    format!("{} (pid {}): {ended}", words.join(" "), command.pid)
+}
+
+fn cgroups(report: &Report) -> String {
+    let cgroups = &report.cgroups;
+    let dying = cgroups
+        .dying
+        .map_or_else(|| "unknown on this kernel".into(), human::count);
+    format!(
+        "{} created, {} removed, {} released; dying now: {dying}",
+        human::count(cgroups.created),
+        human::count(cgroups.removed),
+        human::count(cgroups.released),
+    )
+}
+
+/// What was followed, for how long, where.
+fn traced(report: &Report) -> String {
+    let host = &report.host;
+    let mut parts = vec![human::seconds(report.window_s)];
+    parts.extend(followed(&report.filter));
+    parts.push(format!(
+        "{}, Linux {} {}",
+        terminal(&host.hostname),
+        terminal(&host.kernel),
+        terminal(&host.machine)
+    ));
+    parts.join("; ")
+}
+
+fn followed(filter: &Filter) -> Vec<String> {
+    let list = |label: &str, all: &[String]| {
+        let all: Vec<_> = all.iter().map(|name| terminal(name)).collect();
+        (!all.is_empty()).then(|| format!("{label} {}", all.join(" ")))
+    };
+    let named = |label: &str, name: &Option<String>| {
+        names::text(name.as_ref()).map(|name| format!("{label} {name}"))
+    };
+    let sizes: Vec<String> = filter.size_classes.iter().map(u64::to_string).collect();
+    [
+        (!filter.kinds.is_empty()).then(|| terminal(&filter.kinds.join(" ")).into_owned()),
+        list("sizes", &sizes),
+        list("caches", &filter.caches),
+        filter.pid.map(|pid| format!("pid {pid}")),
+        named("comm", &filter.comm),
+        named("cgroup", &filter.cgroup),
+        named("pod", &filter.pod),
+        (filter.min_age_s > 0.0)
+            .then(|| format!("older than {}", human::seconds(filter.min_age_s))),
+        named("stacks", &Some(filter.stacks.clone())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn cost(report: &Report) -> String {
+    let cost = &report.cost;
+    let each = match cost.bpf_ns_per_event {
+        Some(each) => {
+            let part = cost.events as f64 * each / 1e9 / report.window_s;
+            let cpu = if part.is_finite() && part >= 0.0 {
+                format!(" ({} of one CPU)", human::percent(part))
+            } else {
+                String::new()
+            };
+            format!("{each:.0} ns each{cpu}")
+        }
+        None => "time each unknown (sysctl kernel.bpf_stats_enabled=1 measures it)".into(),
+    };
+    format!(
+        "{}, {each}; {} of maps",
+        human::counted(cost.events, "event"),
+        human::bytes(cost.map_bytes)
+    )
+}
