@@ -81,7 +81,7 @@ impl Running {
         }
         if let Ok(pid) = i32::try_from(self.pid) {
             // It may have ended by itself this moment.
-            drop(signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM));
+            let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
         }
         if tokio::time::timeout(PATIENCE, self.wait()).await.is_err() {
             drop(self.child.start_kill());
