@@ -1,0 +1,355 @@
+//! What the slab allocator itself says: whether its caches grew by as much as was traced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+
+use super::facts::SiteView;
+use super::{Evidence, SlabCount, sentence};
+use crate::report::CacheRow;
+
+/// Caches that the kernel splits a kmalloc class into by call site (`SLAB_BUCKETS`, 6.12): the
+/// tracepoint cannot tell them from the class.
+const BUCKETS: [&str; 2] = ["msg_msg", "memdup_user"];
+
+/// Traced growth over the kernel's that counts as agreement.
+const AGREES: std::ops::RangeInclusive<f64> = 0.85..=1.2;
+
+/// How traced growth and the kernel's own compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agreement {
+    /// The kernel has no count of this cache, or it could not be read.
+    Unknown,
+    /// Both are within the noise.
+    TooSmall,
+    /// They agree.
+    Agrees,
+    /// The cache grew by more than was traced.
+    Short,
+    /// It grew by somewhat less than was traced.
+    Over,
+    /// It grew by less than half: frees were missed, or as many older objects were freed.
+    /// `significant`: it grew all the same, beyond the noise.
+    Refuted { significant: bool },
+}
+
+/// A cache, traced and by the kernel's count.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Check {
+    /// Outstanding and older than the minimum age.
+    pub objects: u64,
+    /// The same, bytes.
+    pub bytes: u64,
+    /// Outstanding at any age.
+    pub held: u64,
+    /// Allocated in the window.
+    pub allocated: u64,
+    /// Bytes an object occupies.
+    pub size: u64,
+    /// By the kernel's count.
+    pub growth: Option<i64>,
+    /// Traced over the kernel's, where that is above the noise.
+    pub explained: Option<f64>,
+    /// What follows.
+    pub agreement: Agreement,
+    /// Compared over all caches of its size class, because only so do they agree.
+    pub by_class: bool,
+}
+
+/// Every cache that was allocated from, all owners together.
+pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String, Check> {
+    let mut checks: BTreeMap<String, Check> = BTreeMap::new();
+    for site in sites {
+        let check = checks.entry(site.cache.clone()).or_insert(Check {
+            objects: 0,
+            bytes: 0,
+            held: 0,
+            allocated: 0,
+            size: 0,
+            growth: None,
+            explained: None,
+            agreement: Agreement::Unknown,
+            by_class: false,
+        });
+        check.objects = check.objects.saturating_add(site.series.objects);
+        check.bytes = check.bytes.saturating_add(site.series.bytes);
+        check.held = check.held.saturating_add(site.series.held);
+        check.allocated = check.allocated.saturating_add(site.series.allocated);
+        check.size = check.size.max(site.series.size);
+    }
+    let mut by_class: BTreeMap<String, u64> = BTreeMap::new();
+    for (name, check) in &checks {
+        if let Some(class) = class(name) {
+            let held = by_class.entry(class.to_owned()).or_default();
+            *held = held.saturating_add(check.held);
+        }
+    }
+    for (name, check) in &mut checks {
+        let own = Kernel::of(evidence, &aliases(name, evidence), check.size);
+        if let Some(own) = &own {
+            check.growth = Some(own.growth);
+            check.explained = own.explained(check.held);
+            check.agreement = own.agreement(check.held);
+        }
+        if matches!(check.agreement, Agreement::Agrees | Agreement::TooSmall) {
+            continue;
+        }
+        let Some(class) = class(name) else { continue };
+        let held = by_class.get(class).copied().unwrap_or(check.held);
+        let all = Kernel::of(evidence, &class_names(class, evidence), check.size);
+        if let Some(all) = all.filter(|all| all.agreement(held) == Agreement::Agrees) {
+            check.agreement = Agreement::Agrees;
+            check.explained = all.explained(held);
+            check.by_class = true;
+        }
+    }
+    checks
+}
+
+/// Rows of the report, largest residue first.
+pub(super) fn rows(checks: &BTreeMap<String, Check>) -> Vec<CacheRow> {
+    let mut rows: Vec<CacheRow> = checks
+        .iter()
+        .map(|(name, check)| CacheRow {
+            name: name.clone(),
+            object_size_bytes: check.size,
+            outstanding_objects: check.objects,
+            outstanding_bytes: check.bytes,
+            slabinfo_growth_objects: check.growth,
+            explained: check.explained,
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        let size = |row: &CacheRow| (row.outstanding_bytes, row.outstanding_objects);
+        size(b).cmp(&size(a))
+    });
+    rows
+}
+
+/// What the comparison says that a reader has to know.
+pub(super) fn notes(checks: &BTreeMap<String, Check>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (name, check) in checks {
+        let (held, growth) = (sentence::count(check.held), sentence::signed(check.growth));
+        if check.by_class {
+            notes.push(format!(
+                "{name} agrees with slabinfo only together with the other caches of its size: the \
+                 kernel serves some callers of kmalloc from caches of their own."
+            ));
+            continue;
+        }
+        match check.agreement {
+            Agreement::Refuted { .. } => notes.push(format!(
+                "{name}: {held} objects look outstanding, but by slabinfo the cache grew by \
+                 {growth}. Either frees were missed (by RCU and in bulk they show in no \
+                 tracepoint), or as many objects from before the window were freed."
+            )),
+            Agreement::Short => notes.push(format!(
+                "{name}: by slabinfo the cache grew by {growth} objects, of which {held} were \
+                 traced. The rest was allocated in bulk, was not tracked, or lies in the \
+                 allocator's own lists."
+            )),
+            Agreement::Over => notes.push(format!(
+                "{name}: {held} objects look outstanding, by slabinfo the cache grew by {growth}."
+            )),
+            Agreement::Unknown | Agreement::TooSmall | Agreement::Agrees => {}
+        }
+    }
+    notes
+}
+
+/// Growth of some caches by the kernel's count.
+struct Kernel {
+    growth: i64,
+    /// Objects in lists of the CPUs that slabinfo counts as in use.
+    floor: i64,
+}
+
+impl Kernel {
+    fn of(evidence: &Evidence, names: &BTreeSet<&str>, size: u64) -> Option<Self> {
+        let (before, after) = (&evidence.slab_before, &evidence.slab_after);
+        if names.is_empty() || before.is_empty() || after.is_empty() {
+            return None;
+        }
+        let mut kernel = Self {
+            growth: 0,
+            floor: 0,
+        };
+        for name in names {
+            let count = |map: &HashMap<String, SlabCount>| map.get(*name).copied();
+            let (was, is) = (
+                count(before).unwrap_or_default(),
+                count(after).unwrap_or_default(),
+            );
+            let grown = i128::from(is.active_objects) - i128::from(was.active_objects);
+            let grown = i64::try_from(grown).unwrap_or(i64::MAX);
+            kernel.growth = kernel.growth.saturating_add(grown);
+            let floor = floor(
+                evidence.cpus,
+                is.objects_per_slab.max(was.objects_per_slab),
+                size,
+            );
+            kernel.floor = kernel.floor.saturating_add(floor);
+        }
+        Some(kernel)
+    }
+
+    fn explained(&self, held: u64) -> Option<f64> {
+        (self.growth > self.floor).then(|| held as f64 / self.growth as f64)
+    }
+
+    fn agreement(&self, held: u64) -> Agreement {
+        let held = i64::try_from(held).unwrap_or(i64::MAX);
+        let off = self.growth.saturating_sub(held);
+        let close = off.saturating_abs() <= self.floor;
+        if held <= self.floor {
+            return if off > self.floor {
+                Agreement::Short
+            } else {
+                Agreement::TooSmall
+            };
+        }
+        if close {
+            return Agreement::Agrees;
+        }
+        if self.growth < held / 2 {
+            return Agreement::Refuted {
+                significant: self.growth > self.floor,
+            };
+        }
+        let explained = held as f64 / self.growth as f64;
+        if AGREES.contains(&explained) {
+            Agreement::Agrees
+        } else if off > 0 {
+            Agreement::Short
+        } else {
+            Agreement::Over
+        }
+    }
+}
+
+/// How many objects slabinfo may count as in use that are not: on each CPU the slab it allocates
+/// from, the one it frees to, and its list of partial slabs (`set_cpu_partial()`, mm/slub.c).
+fn floor(cpus: u32, objects_per_slab: u64, size: u64) -> i64 {
+    let partial = match size {
+        4096.. => 6,
+        1024.. => 24,
+        256.. => 52,
+        _ => 120,
+    };
+    let each = objects_per_slab.saturating_mul(2).saturating_add(partial);
+    i64::try_from(each.saturating_mul(u64::from(cpus.max(1)))).unwrap_or(i64::MAX)
+}
+
+/// Names by which slabinfo knows a cache: its own, and for `kmalloc-512` also
+/// `kmalloc-rnd-NN-512`, between which the kernel chooses by a secret.
+fn aliases<'a>(cache: &'a str, evidence: &'a Evidence) -> BTreeSet<&'a str> {
+    let class = cache
+        .strip_prefix("kmalloc-")
+        .filter(|class| is_class(class));
+    let alias = |name: &str| {
+        name == cache
+            || class.is_some_and(|class| {
+                let random = name.strip_prefix("kmalloc-rnd-");
+                random
+                    .and_then(|rest| rest.split_once('-'))
+                    .is_some_and(|(_, of)| of == class)
+            })
+    };
+    names(evidence).filter(|name| alias(name)).collect()
+}
+
+/// Every cache that serves a kmalloc class.
+fn class_names<'a>(of: &str, evidence: &'a Evidence) -> BTreeSet<&'a str> {
+    names(evidence)
+        .filter(|name| class(name) == Some(of))
+        .collect()
+}
+
+fn names(evidence: &Evidence) -> impl Iterator<Item = &str> {
+    evidence
+        .slab_before
+        .keys()
+        .chain(evidence.slab_after.keys())
+        .map(String::as_str)
+}
+
+/// The size class, `512` or `1k`, of a cache that serves kmalloc.
+fn class(cache: &str) -> Option<&str> {
+    let (family, class) = cache.rsplit_once('-')?;
+    let kmalloc = family == "kmalloc" || family.starts_with("kmalloc-") || family == "dma-kmalloc";
+    (is_class(class) && (kmalloc || BUCKETS.contains(&family))).then_some(class)
+}
+
+fn is_class(class: &str) -> bool {
+    let digits = class.strip_suffix(['k', 'M']).unwrap_or(class);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Agreement, Kernel, class, floor};
+
+    #[test]
+    fn caches_of_a_class_are_known_by_name() {
+        for name in [
+            "kmalloc-512",
+            "kmalloc-cg-512",
+            "kmalloc-rcl-512",
+            "kmalloc-rnd-07-512",
+            "dma-kmalloc-512",
+            "msg_msg-512",
+            "memdup_user-512",
+            "kmalloc-no-objext-512",
+        ] {
+            assert_eq!(class(name), Some("512"), "{name}");
+        }
+        assert_eq!(class("kmalloc-cg-1k"), Some("1k"));
+        for name in [
+            "dentry",
+            "biovec-128",
+            "kmalloc-",
+            "kmalloc-cg",
+            "sgpool-8",
+            "",
+        ] {
+            assert_eq!(class(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_floor_follows_what_cpus_keep_to_themselves() {
+        assert_eq!(floor(2, 16, 512), 2 * (32 + 52));
+        assert_eq!(floor(4, 8, 4096), 4 * (16 + 6));
+        assert_eq!(floor(1, 32, 64), 64 + 120);
+        assert_eq!(floor(u32::MAX, u64::MAX, 8), i64::MAX);
+    }
+
+    #[test]
+    fn traced_and_slabinfo_compare() {
+        let kernel = |growth| Kernel { growth, floor: 100 };
+        assert_eq!(kernel(10_100).agreement(10_000), Agreement::Agrees);
+        assert_eq!(kernel(30).agreement(50), Agreement::TooSmall);
+        assert_eq!(kernel(30).explained(50), None);
+        assert_eq!(kernel(150).agreement(200), Agreement::Agrees);
+        assert_eq!(kernel(1000).agreement(50), Agreement::Short);
+        assert_eq!(kernel(25_000).agreement(10_000), Agreement::Short);
+        assert_eq!(kernel(7000).agreement(10_000), Agreement::Over);
+        assert_eq!(
+            kernel(5).agreement(1000),
+            Agreement::Refuted { significant: false }
+        );
+        assert_eq!(
+            kernel(400).agreement(1000),
+            Agreement::Refuted { significant: true }
+        );
+        assert_eq!(
+            kernel(-500).agreement(1000),
+            Agreement::Refuted { significant: false }
+        );
+        assert_eq!(
+            kernel(i64::MIN).agreement(u64::MAX),
+            Agreement::Refuted { significant: false }
+        );
+    }
+}
