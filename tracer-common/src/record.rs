@@ -165,6 +165,8 @@ pub struct Process {
 pub struct Tally {
     /// Allocations and frees that passed the filter.
     pub events: u64,
+    /// Events that the second program of a pair missed and the first dealt with.
+    pub rescued: u64,
     /// Allocations not followed because the map of objects was full.
     pub untracked: u64,
     /// Allocations lost because the map of objects was busy (a nested use on this CPU).
@@ -200,6 +202,7 @@ impl Tally {
     /// Adds another row.
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
+        self.rescued += other.rescued;
         self.untracked += other.untracked;
         self.failed_inserts += other.failed_inserts;
         self.failed_deletes += other.failed_deletes;
@@ -231,6 +234,9 @@ pub struct CpuState {
     /// Address that the first program of a pair has just dealt with, so that the second need not:
     /// of `kfree` and of `kmem_cache_free`.
     pub freed: [u64; 2],
+    /// 1 while the second program of a pair runs, by the row of the first: an interrupt that
+    /// arrives then is skipped by the second, so that the first acts for it.
+    pub second_runs: [u32; 4],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
@@ -327,9 +333,9 @@ const _: () = {
     assert!(size_of::<SiteCounts>() == 16);
     assert!(size_of::<ProcessKey>() == 16);
     assert!(size_of::<Process>() == 24);
-    assert!(size_of::<Tally>() == 15 * 8);
+    assert!(size_of::<Tally>() == 16 * 8);
     assert!(size_of::<DeferredFree>() == 16);
-    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 16 + 24 + ROWS * 15 * 8);
+    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 16 + 16 + 24 + ROWS * 16 * 8);
     assert!(size_of::<Control>() == 8);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
     programs::RawTracePointContext,
 };
-use kleak_common::{DeferredFree, Object, Site, SiteCounts, Tally, context, row};
+use kleak_common::{CpuState, DeferredFree, Object, Site, SiteCounts, Tally, context, row};
 
 use crate::{
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
@@ -34,11 +34,49 @@ pub(crate) struct Allocation {
 /// Enters an object. A failed allocation, which the kernel reports too, is none.
 #[inline(always)]
 pub(crate) fn record<const ROW: u32>(ctx: &RawTracePointContext, allocation: &Allocation) {
-    let address = allocation.address;
-    if address <= ZERO_SIZE_PTR {
+    if allocation.address <= ZERO_SIZE_PTR {
         return;
     }
     let Some(state) = cpu() else { return };
+    if enter::<ROW>(state) {
+        enter_object::<ROW>(ctx, allocation, state);
+        leave::<ROW>(state);
+    }
+}
+
+/// Marks the second program of a pair as running. False when it runs already: up to 5.15 the kernel
+/// lets a program interrupt itself, and the first has then dealt with the event.
+#[inline(always)]
+fn enter<const ROW: u32>(state: &mut CpuState) -> bool {
+    if ROW >= row::INTERRUPT {
+        // Volatile, because who looks at it interrupts us.
+        let runs = &raw mut state.second_runs[(ROW & 3) as usize];
+        // SAFETY: a field of this CPU's own state.
+        if unsafe { core::ptr::read_volatile(runs) } != 0 {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(runs, 1) };
+    }
+    true
+}
+
+/// The other end of [`enter`].
+#[inline(always)]
+fn leave<const ROW: u32>(state: &mut CpuState) {
+    if ROW >= row::INTERRUPT {
+        // SAFETY: as in `enter`.
+        unsafe { core::ptr::write_volatile(&raw mut state.second_runs[(ROW & 3) as usize], 0) };
+    }
+}
+
+#[inline(always)]
+fn enter_object<const ROW: u32>(
+    ctx: &RawTracePointContext,
+    allocation: &Allocation,
+    state: &mut CpuState,
+) {
+    let address = allocation.address;
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
@@ -144,9 +182,20 @@ pub(crate) fn forget<const ROW: u32>(address: u64) {
         return;
     }
     let Some(state) = cpu() else { return };
+    if enter::<ROW>(state) {
+        remove_object::<ROW>(address, state);
+        leave::<ROW>(state);
+    }
+}
+
+#[inline(always)]
+fn remove_object<const ROW: u32>(address: u64, state: &mut CpuState) {
     let freed = &mut state.freed[(ROW & 1) as usize];
     if ROW < row::INTERRUPT {
         *freed = address;
+        if state.second_runs[ROW as usize] != 0 {
+            state.tally[ROW as usize].rescued += 1;
+        }
     } else if *freed == address {
         // The first of the pair was not running when this free came, and has dealt with it. (When
         // an interrupt's free came between the two, this one is looked up twice: nothing is lost,

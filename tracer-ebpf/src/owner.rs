@@ -26,6 +26,9 @@ pub(crate) struct Owner {
 }
 
 /// Who runs now; `None` for kleak itself, and for what the other program of the pair acts for.
+///
+/// The first acts for tasks; for interrupts too when they find the second running, which the kernel
+/// then skips.
 #[inline(always)]
 pub(crate) fn current<const ROW: u32>(
     ctx: &RawTracePointContext,
@@ -35,7 +38,14 @@ pub(crate) fn current<const ROW: u32>(
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
     let mut context = interrupt(ctx, task, state, row);
-    if (context == context::TASK) != (ROW < row::INTERRUPT) {
+    if ROW < row::INTERRUPT {
+        if context != context::TASK {
+            if state.second_runs[row & 3] == 0 {
+                return None;
+            }
+            state.tally[row].rescued += 1;
+        }
+    } else if context == context::TASK {
         return None;
     }
     if context != context::TASK {

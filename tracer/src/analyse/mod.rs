@@ -1,8 +1,32 @@
 //! From evidence to a report: pure functions.
+//!
+//! [`analyse`] gathers what is known by site (`facts`), divides it by stack (`stacks`), adds it up
+//! by owner (`group`), tells growth from churn and warm-up (`growth`), asks the slab allocator
+//! whether the counts are right (`reconcile`), and says what follows (`verdict`, `sentence`).
 
+mod facts;
+mod group;
+mod growth;
+mod reconcile;
+mod sentence;
+mod stacks;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::too_many_lines,
+    reason = "small numbers, and generators of evidence that read best in one piece"
+)]
+mod tests;
+mod verdict;
+
+use globset::GlobMatcher;
 use hashbrown::HashMap;
 
-use crate::report::{Cgroups, Command, Cost, Filter, Host, Loss, Owner};
+use crate::report::{Cgroups, Command, Cost, Filter, Host, Loss, Owner, Report, SCHEMA};
 use crate::snapshot::Snapshot;
 
 /// Everything known when a window (or an interval of it) ends, names included.
@@ -62,4 +86,177 @@ pub struct Point {
     pub at_ns: u64,
     /// Objects by site key.
     pub outstanding: HashMap<u64, u64>,
+}
+
+/// What a row of the report stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum By {
+    /// A process, kernel thread, or kind of interrupt.
+    #[default]
+    Process,
+    /// A cgroup; interrupts have none and keep their own rows.
+    Cgroup,
+    /// A pod; what runs outside pods is shown by cgroup.
+    Pod,
+    /// A slab cache.
+    Cache,
+    /// A call stack.
+    Stack,
+    /// A function that calls the allocator.
+    Site,
+}
+
+impl By {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Cgroup => "cgroup",
+            Self::Pod => "pod",
+            Self::Cache => "cache",
+            Self::Stack => "stack",
+            Self::Site => "site",
+        }
+    }
+}
+
+/// How to look at the evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What a row stands for.
+    pub by: By,
+    /// Rows of owners to keep; all of them when `None`.
+    pub top: Option<usize>,
+    /// Whose memory to show.
+    pub select: Select,
+}
+
+/// Whose memory to show; every condition that is set has to hold. Memory whose owner is unknown
+/// meets none.
+#[derive(Clone, Debug, Default)]
+pub struct Select {
+    /// Thread-group id.
+    pub pid: Option<u32>,
+    /// Name of the process.
+    pub comm: Option<GlobMatcher>,
+    /// Path of the cgroup, with or without its leading `/`.
+    pub cgroup: Option<GlobMatcher>,
+    /// Name or UID of the pod.
+    pub pod: Option<GlobMatcher>,
+    /// Only descendants of the command that kleak runs.
+    pub family_only: bool,
+}
+
+impl Select {
+    /// Whether every owner is shown.
+    pub fn is_all(&self) -> bool {
+        self.pid.is_none()
+            && self.comm.is_none()
+            && self.cgroup.is_none()
+            && self.pod.is_none()
+            && !self.family_only
+    }
+
+    fn takes(&self, owner: &Owner, family: bool) -> bool {
+        let matches = |glob: &Option<GlobMatcher>, names: &[Option<&str>]| {
+            glob.as_ref()
+                .is_none_or(|glob| names.iter().flatten().any(|name| glob.is_match(name)))
+        };
+        let cgroup = owner.cgroup.as_deref();
+        self.pid.is_none_or(|pid| owner.pid == Some(pid))
+            && matches(&self.comm, &[owner.comm.as_deref()])
+            && matches(
+                &self.cgroup,
+                &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))],
+            )
+            && matches(&self.pod, &[owner.pod.as_deref(), owner.pod_uid.as_deref()])
+            && (family || !self.family_only)
+    }
+}
+
+/// The report that the evidence supports.
+pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
+    let timeline = facts::Timeline::new(evidence);
+    let all = facts::sites(evidence, &timeline);
+    let checks = reconcile::check(evidence, &all);
+    let shown: Vec<&facts::SiteView> = all
+        .iter()
+        .filter(|site| options.select.takes(&site.owner, site.family))
+        .collect();
+
+    let parts = group::parts(evidence, &shown, options.by);
+    let merged = group::merge(&parts, group::Level::By(options.by));
+    let (mut owners, mut stacks) = group::rows(&merged, &parts, &timeline, options.by);
+    if let Some(top) = options.top {
+        group::keep(top, &mut owners, &mut stacks);
+    }
+
+    let case = verdict::Case {
+        evidence,
+        timeline: &timeline,
+        checks: &checks,
+        shown: &shown,
+        by: options.by,
+        family: options.select.family_only,
+    };
+    let verdict::Judgement {
+        verdict,
+        notes: judged,
+    } = verdict::judge(&case);
+    let mut notes = evidence.notes.clone();
+    notes.extend(judged);
+    notes.extend(reconcile::notes(&checks));
+    notes.extend(general_notes(evidence, options));
+    let mut seen = hashbrown::HashSet::new();
+    notes.retain(|note| seen.insert(note.clone()));
+
+    Report {
+        schema: SCHEMA.to_owned(),
+        host: evidence.host.clone(),
+        window_s: timeline.length_s,
+        filter: evidence.filter.clone(),
+        verdict,
+        caches: reconcile::rows(&checks),
+        owners,
+        stacks,
+        cgroups: evidence.cgroups,
+        loss: evidence.loss,
+        cost: evidence.cost,
+        command: evidence.command.clone(),
+        notes,
+    }
+}
+
+/// What a reader of the tables has to know.
+fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
+    let mut notes = Vec::new();
+    if evidence.loss.untracked_objects > 0 {
+        notes.push(format!(
+            "{} allocations were not tracked (--max-objects): \"freed\" counts them as freed and \
+             is an upper bound.",
+            sentence::count(evidence.loss.untracked_objects)
+        ));
+    }
+    if evidence.loss.missed_events.is_none() {
+        notes.push(
+            "This kernel does not count the events that its recursion guard skips: a few \
+             allocations or frees may be missing."
+                .to_owned(),
+        );
+    }
+    if !options.select.is_all() {
+        notes.push(
+            "Caches are counted over all owners, to compare them with slabinfo; owners and stacks \
+             only as selected."
+                .to_owned(),
+        );
+    }
+    if options.by == By::Stack {
+        notes.push(
+            "By stack, allocated, freed and growth of a call site are divided in proportion to \
+             what each of its stacks left behind."
+                .to_owned(),
+        );
+    }
+    notes
 }

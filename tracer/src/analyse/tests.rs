@@ -159,6 +159,23 @@ fn warm_up_is_no_growth() {
 }
 
 #[test]
+fn a_cache_that_fills_ever_more_slowly_is_warm_up() {
+    let births = [
+        400, 300, 200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 2, 1, 1,
+    ];
+    let mut world = World::new(20);
+    let site = world.site(process(7, "filling"));
+    world.left(site, births, 0, 0).slab("kmalloc-512", 1432);
+    let verdict = report(&world).verdict;
+    assert!(!verdict.growing, "{}", verdict.summary);
+    assert!(
+        verdict.summary.starts_with("warm-up: filling"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
 fn a_leak_that_stopped_is_no_growth() {
     let mut world = World::new(20);
     let site = world.site(process(7, "was"));
@@ -941,6 +958,77 @@ fn the_order_of_the_evidence_does_not_matter() {
         copy.evidence.history.reverse();
         assert_eq!(report(&copy), first);
     }
+}
+
+/// A stream of numbers between 0 and 1 (splitmix64), the same in every run.
+fn stream(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Objects born at random over 20 s, with exponential lifetimes of that mean; of `kept` in a
+/// thousand none is ever freed.
+fn simulate(seed: u64, allocations: u64, lifetime_s: f64, kept: f64) -> World {
+    let mut random = stream(seed);
+    let mut world = World::new(20);
+    let site = world.site(process(7, "random"));
+    let mut births: Births = [0; 20];
+    for _ in 0..allocations {
+        let born = random() * 20.0;
+        let leaks = random() < kept / 1000.0;
+        let dies = if leaks {
+            f64::MAX
+        } else {
+            born - lifetime_s * (1.0 - random()).ln()
+        };
+        if dies > 20.0 {
+            births[(born as usize).min(19)] += 1;
+        }
+        for (second, point) in (1_u32..).zip(world.evidence.history.iter_mut()) {
+            let at = f64::from(second);
+            *point.outstanding.entry(site).or_default() += u64::from(born <= at && dies > at);
+        }
+    }
+    let history = std::mem::take(&mut world.evidence.history);
+    world.left(site, births, 0, 0);
+    world.evidence.history = history;
+    world
+        .evidence
+        .snapshot
+        .sites
+        .get_mut(&site)
+        .unwrap()
+        .allocated = allocations;
+    world
+}
+
+/// How many of 30 simulated windows are called growing.
+fn called_growing(allocations: u64, lifetime_s: f64, kept: f64) -> usize {
+    let grows = |seed: &u64| {
+        report(&simulate(*seed, allocations, lifetime_s, kept))
+            .verdict
+            .growing
+    };
+    (1..=30_u64).filter(grows).count()
+}
+
+#[test]
+fn verdicts_hold_up_against_chance() {
+    // Turnover is never growth while objects live for up to a fifth of the window.
+    for lifetime_s in [0.01, 0.5, 2.0, 4.0] {
+        assert!(called_growing(3000, lifetime_s, 0.0) <= 1, "{lifetime_s}");
+    }
+    // Thirty objects kept of three thousand that come and go, and few kept without any turnover.
+    for lifetime_s in [0.01, 0.5, 1.0] {
+        let found = called_growing(3000, lifetime_s, 10.0);
+        assert!(found >= 28, "{lifetime_s}: {found}");
+    }
+    assert!(called_growing(40, 1.0, 1000.0) >= 28);
 }
 
 fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCaseError> {

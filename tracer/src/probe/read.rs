@@ -200,14 +200,17 @@ impl Probe {
             let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
             nanos += run_time;
             runs += run_count;
-            // The first of a pair misses only what arrives in an interrupt while it runs, and that
-            // is the second's.
+            // What the first of a pair misses arrives in an interrupt while it runs, and is the
+            // second's.
             if !super::attach::has_second(name) {
                 missed += misses;
             }
             read += 1;
         }
-        snapshot.missed_events = (read > 0).then_some(missed);
+        // What the second of a pair misses, the first deals with, unless both were interrupted.
+        let lost = missed.saturating_sub(snapshot.tally.rescued);
+        tracing::debug!(missed, lost, "events that programs missed");
+        snapshot.missed_events = (read > 0).then_some(lost);
         // The kernel measures only while `kernel.bpf_stats_enabled` is 1.
         snapshot.run_time = (runs > 0).then_some((nanos, runs));
     }
