@@ -1,9 +1,6 @@
 //! Puts the BPF object that `cargo xtask build` has made where the crate includes it from. Without
 //! one the file is empty: a plain `cargo check` or `cargo test` needs no BPF tool chain.
-#![allow(
-    clippy::print_stdout,
-    reason = "stdout is how a build script talks to cargo"
-)]
+#![allow(clippy::print_stdout, reason = "stdout is how a build script talks to cargo")]
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
@@ -28,10 +25,7 @@ fn embed() -> Result<(), String> {
         Some(path) => {
             let path = PathBuf::from(path);
             if !path.is_absolute() {
-                return Err(format!(
-                    "{OBJECT} is `{}`: make it absolute",
-                    path.display()
-                ));
+                return Err(format!("{OBJECT} is `{}`: make it absolute", path.display()));
             }
             println!("cargo::rerun-if-changed={}", path.display());
             let object = fs::read(&path).map_err(|error| {
@@ -43,10 +37,7 @@ fn embed() -> Result<(), String> {
             })?;
             // What the linker leaves when it is stopped half-way must not look like "no programs".
             if !object.starts_with(b"\x7fELF") {
-                return Err(format!(
-                    "{OBJECT} names {}, which is no ELF file",
-                    path.display()
-                ));
+                return Err(format!("{OBJECT} names {}, which is no ELF file", path.display()));
             }
             object
         }

@@ -42,9 +42,7 @@ pub fn remove(id: i32) -> Result<()> {
     let result = unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
     match check(result) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIDRM)) => Ok(()),
-        other => other
-            .map(|_| ())
-            .with_context(|| format!("msgctl(IPC_RMID) of queue {id}")),
+        other => other.map(|_| ()).with_context(|| format!("msgctl(IPC_RMID) of queue {id}")),
     }
 }
 
@@ -73,10 +71,7 @@ impl Queues {
     pub fn for_messages(messages: usize, size_class: usize) -> Result<Self> {
         let text = text_for(size_class)?;
         let per_queue = queue_bytes()? / text;
-        ensure!(
-            per_queue > 0,
-            "kernel.msgmnb is too small for one message of {text} bytes"
-        );
+        ensure!(per_queue > 0, "kernel.msgmnb is too small for one message of {text} bytes");
         let mut queues = Self::over(Vec::new(), size_class)?;
         queues.per_queue = per_queue;
         for _ in 0..messages.div_ceil(per_queue) {
@@ -94,16 +89,8 @@ impl Queues {
     /// Queues somebody else made.
     pub fn over(ids: Vec<i32>, size_class: usize) -> Result<Self> {
         let text = text_for(size_class)?;
-        let message = Box::new(Message {
-            kind: 1,
-            text: [0x6b; LONGEST],
-        });
-        Ok(Self {
-            ids,
-            per_queue: 0,
-            text,
-            message,
-        })
+        let message = Box::new(Message { kind: 1, text: [0x6b; LONGEST] });
+        Ok(Self { ids, per_queue: 0, text, message })
     }
 
     /// Their ids.
@@ -113,18 +100,11 @@ impl Queues {
 
     /// Sends the message number `index` of those there is room for.
     pub fn send(&self, index: usize) -> Result<()> {
-        let id = self
-            .ids
-            .get(index / self.per_queue.max(1))
-            .context("no queue for this message")?;
+        let id =
+            self.ids.get(index / self.per_queue.max(1)).context("no queue for this message")?;
         // SAFETY: the pointer is to a `long` followed by at least `text` bytes.
         let result = unsafe {
-            libc::msgsnd(
-                *id,
-                (&raw const *self.message).cast(),
-                self.text,
-                libc::IPC_NOWAIT,
-            )
+            libc::msgsnd(*id, (&raw const *self.message).cast(), self.text, libc::IPC_NOWAIT)
         };
         check(result).with_context(|| format!("msgsnd to queue {id}"))?;
         Ok(())
@@ -132,10 +112,7 @@ impl Queues {
 
     /// Receives one message of the queue that holds message number `index`; false when empty.
     pub fn receive(&mut self, index: usize) -> Result<bool> {
-        let id = *self
-            .ids
-            .get(index / self.per_queue.max(1))
-            .context("no such queue")?;
+        let id = *self.ids.get(index / self.per_queue.max(1)).context("no such queue")?;
         self.receive_from(id)
     }
 
@@ -161,13 +138,7 @@ impl Queues {
     fn receive_from(&mut self, id: i32) -> Result<bool> {
         // SAFETY: the pointer is to a `long` followed by `LONGEST` writable bytes.
         let length = unsafe {
-            libc::msgrcv(
-                id,
-                (&raw mut *self.message).cast(),
-                LONGEST,
-                0,
-                libc::IPC_NOWAIT,
-            )
+            libc::msgrcv(id, (&raw mut *self.message).cast(), LONGEST, 0, libc::IPC_NOWAIT)
         };
         if length >= 0 {
             return Ok(true);
@@ -183,15 +154,9 @@ impl Queues {
 fn queue_bytes() -> Result<usize> {
     let path = "/proc/sys/kernel/msgmnb";
     let text = fs::read_to_string(path).context(path)?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("{path}: {text:?}"))
+    text.trim().parse().with_context(|| format!("{path}: {text:?}"))
 }
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -53,21 +53,14 @@ impl Case {
     /// Options to trace a command and write the report to this case's file.
     fn options(&self) -> Vec<String> {
         let path = self.report_path().display().to_string();
-        let words = [
-            "--size", "512", "--format", "json", "--top", "1000", "-o", &path,
-        ]
-        .map(str::to_owned);
+        let words =
+            ["--size", "512", "--format", "json", "--top", "1000", "-o", &path].map(str::to_owned);
         words.to_vec()
     }
 
     fn run(&self, more: &[&str], command: &[String]) -> Result<Finished> {
         let mut kleak = Command::new(kleak_tests::harness::binary()?);
-        kleak
-            .arg("trace")
-            .args(self.options())
-            .args(more)
-            .arg("--")
-            .args(command);
+        kleak.arg("trace").args(self.options()).args(more).arg("--").args(command);
         run_command(kleak, kleak_tests::harness::PATIENCE)
     }
 
@@ -96,34 +89,22 @@ fn a_command_and_its_descendants_and_nobody_else() -> Result<()> {
     let words = words.iter().map(String::as_str).collect::<Vec<_>>();
     let tracer = Tracer::start(&words)?;
     assert_eq!(bystander.go("count")?, 900);
-    drop(
-        fs::File::options()
-            .write(true)
-            .open(&gate)
-            .context("the gate")?,
-    );
+    drop(fs::File::options().write(true).open(&gate).context("the gate")?);
     tracer.finish()?.expect(0, &[])?;
     let report = case.report()?;
 
     let family = case.record.processes()?;
     assert_eq!(family.len(), 1 + 2 + 4);
     for (pid, _) in &family {
-        let row = report
-            .row(*pid, cache)?
-            .with_context(|| format!("no row of {pid}"))?;
+        let row = report.row(*pid, cache)?.with_context(|| format!("no row of {pid}"))?;
         assert_eq!(row["outstanding_objects"], 600, "{row:#}");
         assert_eq!(row["owner"]["exited"], true, "{row:#}");
         assert_eq!(row["owner"]["comm"], "kleak-workload", "{row:#}");
     }
     let shell = report.number("/command/pid")?;
     for row in report.owners()? {
-        let pid = row["owner"]["pid"]
-            .as_u64()
-            .with_context(|| format!("nobody's: {row:#}"))?;
-        ensure!(
-            pid != u64::from(bystander.pid()),
-            "the bystander is there: {row:#}"
-        );
+        let pid = row["owner"]["pid"].as_u64().with_context(|| format!("nobody's: {row:#}"))?;
+        ensure!(pid != u64::from(bystander.pid()), "the bystander is there: {row:#}");
         let outstanding = row["outstanding_objects"].as_u64().unwrap_or(0);
         let known = pid == shell || family.iter().any(|(member, _)| u64::from(*member) == pid);
         // `cat`, which the shell starts, is of the family too, and leaves nothing like this.
@@ -140,15 +121,10 @@ fn the_command_s_exit_status_is_passed_on() -> Result<()> {
     };
     let cache = class_512_of_messages()?;
     let case = Case::new()?;
-    case.run(&[], &case.tree("500", "0", "7")?)?
-        .expect(7, &["attached:"])?;
+    case.run(&[], &case.tree("500", "0", "7")?)?.expect(7, &["attached:"])?;
     let report = case.report()?;
     assert_eq!(report.number("/command/exit_status")?, 7);
-    assert!(
-        report.0["command"]["signal"].is_null(),
-        "{:#}",
-        report.0["command"]
-    );
+    assert!(report.0["command"]["signal"].is_null(), "{:#}", report.0["command"]);
     let (pid, _) = case.record.processes()?[0];
     assert_eq!(report.number("/command/pid")?, u64::from(pid));
     assert_eq!(report.counts(pid, cache)?.outstanding, 500);
@@ -162,13 +138,11 @@ fn a_threshold_comes_before_the_command_s_exit_status() -> Result<()> {
     };
     let case = Case::new()?;
     let command = case.tree("500", "0", "7")?;
-    case.run(&["--fail-on", "objects>400"], &command)?
-        .expect(4, &["objects>400"])?;
+    case.run(&["--fail-on", "objects>400"], &command)?.expect(4, &["objects>400"])?;
     assert_eq!(case.report()?.number("/command/exit_status")?, 7);
     let case = Case::new()?;
     let command = case.tree("500", "0", "7")?;
-    case.run(&["--fail-on", "objects>100000"], &command)?
-        .expect(7, &[])?;
+    case.run(&["--fail-on", "objects>100000"], &command)?.expect(7, &[])?;
     Ok(())
 }
 
@@ -182,11 +156,7 @@ fn a_command_that_a_signal_ends() -> Result<()> {
     let finished = case.run(&[], &command)?;
     assert_eq!(finished.code(), Some(128 + 9), "{finished}");
     let report = case.report()?;
-    assert!(
-        report.0["command"]["exit_status"].is_null(),
-        "{:#}",
-        report.0["command"]
-    );
+    assert!(report.0["command"]["exit_status"].is_null(), "{:#}", report.0["command"]);
     assert_eq!(report.number("/command/signal")?, 9);
     Ok(())
 }
@@ -206,11 +176,7 @@ fn a_command_that_leaves_nothing() -> Result<()> {
     assert_eq!(processes.len(), 3);
     for (pid, _) in processes {
         let counts = report.counts(pid, cache)?;
-        assert_eq!(
-            (counts.outstanding, counts.allocated),
-            (0, counts.freed),
-            "of {pid}"
-        );
+        assert_eq!((counts.outstanding, counts.allocated), (0, counts.freed), "of {pid}");
     }
     Ok(())
 }

@@ -21,46 +21,25 @@ fn all_stay(stacks: &str) -> Result<()> {
     assert_eq!(workload.waiting()?, MESSAGES);
     let report = tracer.report()?;
 
-    let row = report
-        .row(workload.pid(), cache)?
-        .context("no row of the workload")?;
-    let expected = Counts {
-        allocated: MESSAGES,
-        freed: 0,
-        outstanding: MESSAGES,
-        bytes: MESSAGES * 512,
-    };
+    let row = report.row(workload.pid(), cache)?.context("no row of the workload")?;
+    let expected =
+        Counts { allocated: MESSAGES, freed: 0, outstanding: MESSAGES, bytes: MESSAGES * 512 };
     assert_eq!(as_counts(row)?, expected);
     assert_eq!(row["requested_bytes"], MESSAGES * 512);
     assert_eq!(row["owner"]["kind"], "process");
     assert_eq!(row["owner"]["comm"], "leaker");
     assert_eq!(row["owner"]["exited"], false);
-    assert!(
-        row["oldest_s"]
-            .as_f64()
-            .is_some_and(|age| age > 0.0 && age < 60.0),
-        "{row:#}"
-    );
+    assert!(row["oldest_s"].as_f64().is_some_and(|age| age > 0.0 && age < 60.0), "{row:#}");
     assert_eq!(report.number("/loss/untracked_objects")?, 0);
     assert_eq!(report.number("/loss/failed_updates")?, 0);
 
     let caches = report.0["caches"].as_array().context("caches")?;
-    let of_cache = caches
-        .iter()
-        .find(|row| row["name"] == cache)
-        .context("no such cache")?;
+    let of_cache = caches.iter().find(|row| row["name"] == cache).context("no such cache")?;
     assert_eq!(of_cache["object_size_bytes"], 512);
-    assert!(
-        of_cache["outstanding_objects"].as_u64() >= Some(MESSAGES),
-        "{of_cache:#}"
-    );
+    assert!(of_cache["outstanding_objects"].as_u64() >= Some(MESSAGES), "{of_cache:#}");
 
     if stacks != "off" {
-        ensure!(
-            report.passes_through(row, MAKERS)?,
-            "no stack through {MAKERS:?}: {:#}",
-            report.0
-        );
+        ensure!(report.passes_through(row, MAKERS)?, "no stack through {MAKERS:?}: {:#}", report.0);
         let through = report
             .stacks_of(row)?
             .into_iter()
@@ -69,18 +48,10 @@ fn all_stay(stacks: &str) -> Result<()> {
             .sum::<u64>();
         if stacks == "all" {
             assert_eq!(through, MESSAGES, "objects by exact stacks");
-            assert!(
-                report
-                    .stacks_of(row)?
-                    .iter()
-                    .all(|stack| stack["estimated"] == false)
-            );
+            assert!(report.stacks_of(row)?.iter().all(|stack| stack["estimated"] == false));
         } else {
             // Shares of a total that is exact: at most a rounding off for each stack.
-            assert!(
-                through.abs_diff(MESSAGES) <= 50,
-                "{through} objects by sampled stacks"
-            );
+            assert!(through.abs_diff(MESSAGES) <= 50, "{through} objects by sampled stacks");
         }
     }
     Ok(())
@@ -115,11 +86,7 @@ fn none_stays(stacks: &str) -> Result<()> {
     let counts = report.counts(workload.pid(), cache)?;
     assert_eq!((counts.outstanding, counts.bytes), (0, 0));
     assert_eq!(counts.allocated, counts.freed);
-    assert!(
-        report.number("/cost/events")? >= MESSAGES,
-        "it saw too little: {:#}",
-        report.0
-    );
+    assert!(report.number("/cost/events")? >= MESSAGES, "it saw too little: {:#}", report.0);
     Ok(())
 }
 
@@ -152,24 +119,11 @@ fn frees_of_objects_older_than_the_window_are_taken_from_nobody() -> Result<()> 
     assert_eq!(workload.done("count")?, 100);
     let report = tracer.report()?;
 
-    let expected = Counts {
-        allocated: 100,
-        freed: 0,
-        outstanding: 100,
-        bytes: 51_200,
-    };
+    let expected = Counts { allocated: 100, freed: 0, outstanding: 100, bytes: 51_200 };
     assert_eq!(report.counts(workload.pid(), cache)?, expected);
-    assert!(
-        report.number("/loss/unmatched_frees")? >= 3000,
-        "{:#}",
-        report.0["loss"]
-    );
+    assert!(report.number("/loss/unmatched_frees")? >= 3000, "{:#}", report.0["loss"]);
     let older = &report.0["loss"]["frees_of_older_objects"];
-    assert!(
-        older.is_null() || older.as_u64() >= Some(3000),
-        "{:#}",
-        report.0["loss"]
-    );
+    assert!(older.is_null() || older.as_u64() >= Some(3000), "{:#}", report.0["loss"]);
     Ok(())
 }
 
@@ -187,15 +141,9 @@ fn other_size_classes_are_not_counted() -> Result<()> {
 
     for workload in [&of_1k, &of_256] {
         let rows = report.rows_of(workload.pid())?;
-        let counted = rows
-            .into_iter()
-            .map(as_counts)
-            .collect::<Result<Vec<_>>>()?;
+        let counted = rows.into_iter().map(as_counts).collect::<Result<Vec<_>>>()?;
         // A page table's worth of 512-class objects may be the process's own; not its messages.
-        assert!(
-            counted.iter().all(|counts| counts.allocated < 100),
-            "{counted:?}"
-        );
+        assert!(counted.iter().all(|counts| counts.allocated < 100), "{counted:?}");
     }
     Ok(())
 }
@@ -216,10 +164,7 @@ fn only_objects_that_outlive_min_age_are_counted() -> Result<()> {
     let report = tracer.report()?;
 
     let counts = report.counts(workload.pid(), cache)?;
-    assert_eq!(
-        (counts.outstanding, counts.bytes, counts.freed),
-        (3000, 3000 * 512, 0)
-    );
+    assert_eq!((counts.outstanding, counts.bytes, counts.freed), (3000, 3000 * 512, 0));
     assert_eq!(report.0["filter"]["min_age_s"], 5.0);
     Ok(())
 }

@@ -20,56 +20,18 @@ impl Incident {
         let cgroup = Cgroup::make("system.slice/kubelet.service")?;
         cgroup.join(kubelet.pid())?;
         let busy = [
-            [
-                "--comm",
-                "busy-0",
-                "--cpu",
-                "0",
-                "churn",
-                "--pairs",
-                "0",
-                "--rest-ms",
-                "1",
-            ]
-            .as_slice(),
-            &[
-                "--comm",
-                "busy-1",
-                "--cpu",
-                "1",
-                "churn",
-                "--pairs",
-                "0",
-                "--rest-ms",
-                "1",
-            ],
+            ["--comm", "busy-0", "--cpu", "0", "churn", "--pairs", "0", "--rest-ms", "1"]
+                .as_slice(),
+            &["--comm", "busy-1", "--cpu", "1", "churn", "--pairs", "0", "--rest-ms", "1"],
             // In the kubelet's own cache, and freed by RCU callbacks.
-            &[
-                "--comm",
-                "busy-2",
-                "churn",
-                "--filters",
-                "--pairs",
-                "0",
-                "--rest-ms",
-                "10",
-            ],
+            &["--comm", "busy-2", "churn", "--filters", "--pairs", "0", "--rest-ms", "10"],
         ];
-        let others = busy
-            .iter()
-            .map(|busy| Workload::start(busy))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            kubelet,
-            others,
-            _cgroup: cgroup,
-        })
+        let others = busy.iter().map(|busy| Workload::start(busy)).collect::<Result<_>>()?;
+        Ok(Self { kubelet, others, _cgroup: cgroup })
     }
 
     fn begin(&mut self) -> Result<()> {
-        self.others
-            .iter_mut()
-            .try_for_each(|other| other.order("go"))?;
+        self.others.iter_mut().try_for_each(|other| other.order("go"))?;
         self.kubelet.order("go")
     }
 
@@ -94,9 +56,7 @@ fn the_kubelet_is_named_within_twenty_seconds() -> Result<()> {
     let mut incident = Incident::prepare()?;
     let tracer = Tracer::json(&["--duration", "20s"])?;
     incident.begin()?;
-    let finished = tracer
-        .finish_within(Duration::from_secs(20) + PATIENCE)?
-        .expect(0, &[])?;
+    let finished = tracer.finish_within(Duration::from_secs(20) + PATIENCE)?.expect(0, &[])?;
     let kept = incident.end()?;
     let report = Report::parse(&finished)?;
     let verdict = &report.0["verdict"];
@@ -108,30 +68,13 @@ fn the_kubelet_is_named_within_twenty_seconds() -> Result<()> {
     assert_eq!(verdict["owner"]["pid"], pid, "{verdict:#}");
     assert_eq!(verdict["owner"]["comm"], "kubelet", "{verdict:#}");
     assert_eq!(verdict["owner"]["exited"], false, "{verdict:#}");
-    assert_eq!(
-        verdict["owner"]["cgroup"], "/system.slice/kubelet.service",
-        "{verdict:#}"
-    );
+    assert_eq!(verdict["owner"]["cgroup"], "/system.slice/kubelet.service", "{verdict:#}");
     assert_eq!(verdict["owner"]["unit"], "kubelet.service", "{verdict:#}");
     assert!(verdict["share"].as_f64() > Some(0.9), "{verdict:#}");
-    assert_eq!(
-        verdict["confidence"], "high",
-        "{verdict:#} {:#}",
-        report.0["notes"]
-    );
-    assert!(
-        verdict["exhausts_memory_in_s"].as_u64() > Some(0),
-        "{verdict:#}"
-    );
-    assert!(
-        report.word("/verdict/summary")?.contains("kubelet"),
-        "{verdict:#}"
-    );
-    assert!(
-        report.0["window_s"]
-            .as_f64()
-            .is_some_and(|s| (19.5..25.0).contains(&s))
-    );
+    assert_eq!(verdict["confidence"], "high", "{verdict:#} {:#}", report.0["notes"]);
+    assert!(verdict["exhausts_memory_in_s"].as_u64() > Some(0), "{verdict:#}");
+    assert!(report.word("/verdict/summary")?.contains("kubelet"), "{verdict:#}");
+    assert!(report.0["window_s"].as_f64().is_some_and(|s| (19.5..25.0).contains(&s)));
 
     let row = report.row(pid, cache)?.context("no row of the kubelet")?;
     let counts = as_counts(row)?;
@@ -139,53 +82,28 @@ fn the_kubelet_is_named_within_twenty_seconds() -> Result<()> {
     assert!(counts.outstanding <= kept, "{counts:?}, {kept} kept");
     assert!(counts.outstanding > kept / 2, "{counts:?}, {kept} kept");
     let through = report.passes_through(row, &["bpf_prog", "sk_attach_filter", "get_filter"])?;
-    assert!(
-        through,
-        "not through the filter's code: {:#?}",
-        report.stacks_of(row)?
-    );
+    assert!(through, "not through the filter's code: {:#?}", report.stacks_of(row)?);
     let growth = verdict["growth_bytes_per_s"].as_f64().context("growth")?;
     let truth = counts.bytes as f64 / 20.0;
-    assert!(
-        (growth / truth - 1.0).abs() < 0.3,
-        "{growth} bytes a second, not {truth}"
-    );
+    assert!((growth / truth - 1.0).abs() < 0.3, "{growth} bytes a second, not {truth}");
 
     // The premise: it is not the one that allocates most.
-    let allocated = report
-        .rows_of(pid)?
-        .into_iter()
-        .map(as_counts)
-        .collect::<Result<Vec<_>>>()?;
+    let allocated = report.rows_of(pid)?.into_iter().map(as_counts).collect::<Result<Vec<_>>>()?;
     let allocated = allocated.iter().map(|counts| counts.allocated).sum::<u64>();
     let mut by_others = 0;
     for other in &incident.others {
         for row in report.rows_of(other.pid())? {
             let counts = as_counts(row)?;
             by_others += counts.allocated;
-            assert!(
-                counts.outstanding * 10 < kept,
-                "of one who frees everything: {counts:?}"
-            );
+            assert!(counts.outstanding * 10 < kept, "of one who frees everything: {counts:?}");
         }
     }
-    assert!(
-        by_others >= 10 * allocated,
-        "{by_others} allocations of others, {allocated} its own"
-    );
+    assert!(by_others >= 10 * allocated, "{by_others} allocations of others, {allocated} its own");
 
     let explained = report.0["caches"].as_array().context("caches")?;
-    let explained = explained
-        .iter()
-        .find(|row| row["name"] == cache)
-        .context("no such cache")?;
-    let explained = explained["explained"]
-        .as_f64()
-        .context("growth was not compared")?;
-    assert!(
-        (0.8..1.25).contains(&explained),
-        "{explained} of slabinfo's growth explained"
-    );
+    let explained = explained.iter().find(|row| row["name"] == cache).context("no such cache")?;
+    let explained = explained["explained"].as_f64().context("growth was not compared")?;
+    assert!((0.8..1.25).contains(&explained), "{explained} of slabinfo's growth explained");
     Ok(())
 }
 
@@ -203,10 +121,7 @@ fn the_kubelet_is_on_the_first_lines_of_the_text() -> Result<()> {
     let text = finished.text()?;
     let first = text.lines().take(3).collect::<Vec<_>>().join("\n");
     assert!(first.contains("kubelet"), "{finished}");
-    assert!(
-        first.contains(&incident.kubelet.pid().to_string()),
-        "{finished}"
-    );
+    assert!(first.contains(&incident.kubelet.pid().to_string()), "{finished}");
     assert!(text.contains("kubelet.service"), "{finished}");
     Ok(())
 }
@@ -216,37 +131,22 @@ fn churn_alone_is_not_growth() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
-    let mut churn = ["0", "1"]
-        .into_iter()
-        .map(|cpu| Workload::start(&["--cpu", cpu, "churn", "--pairs", "0"]));
-    let mut churn = [churn.next(), churn.next()]
-        .into_iter()
-        .flatten()
-        .collect::<Result<Vec<_>>>()?;
+    let mut churn =
+        ["0", "1"].into_iter().map(|cpu| Workload::start(&["--cpu", cpu, "churn", "--pairs", "0"]));
+    let mut churn =
+        [churn.next(), churn.next()].into_iter().flatten().collect::<Result<Vec<_>>>()?;
     let tracer = Tracer::json(&["--duration", "8s"])?;
-    churn
-        .iter_mut()
-        .try_for_each(|process| process.order("go"))?;
+    churn.iter_mut().try_for_each(|process| process.order("go"))?;
     let finished = tracer.finish_within(PATIENCE)?.expect(0, &[])?;
     let report = Report::parse(&finished)?;
 
     for process in &churn {
         let counts = report.rows_of(process.pid())?;
-        let counts = counts
-            .into_iter()
-            .map(as_counts)
-            .collect::<Result<Vec<_>>>()?;
-        assert!(
-            counts.iter().all(|counts| counts.outstanding <= 1),
-            "{counts:?}"
-        );
+        let counts = counts.into_iter().map(as_counts).collect::<Result<Vec<_>>>()?;
+        assert!(counts.iter().all(|counts| counts.outstanding <= 1), "{counts:?}");
         let blamed = &report.0["verdict"]["owner"]["pid"];
         let growing = &report.0["verdict"]["growing"];
-        assert!(
-            growing == false || *blamed != process.pid(),
-            "{:#}",
-            report.0["verdict"]
-        );
+        assert!(growing == false || *blamed != process.pid(), "{:#}", report.0["verdict"]);
     }
     Ok(())
 }

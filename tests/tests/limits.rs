@@ -24,11 +24,7 @@ fn a_full_map_counts_what_it_cannot_hold() -> Result<()> {
     assert_eq!(report.outstanding()?, 1000, "tracked");
     assert_eq!(report.number("/loss/untracked_objects")?, 4000);
     let counts = report.counts(workload.pid(), cache)?;
-    assert_eq!(
-        (counts.outstanding, counts.freed),
-        (1000, 0),
-        "nothing was freed: {counts:?}"
-    );
+    assert_eq!((counts.outstanding, counts.freed), (1000, 0), "nothing was freed: {counts:?}");
     assert_ne!(report.word("/verdict/confidence")?, "high");
     Ok(())
 }
@@ -44,11 +40,7 @@ fn a_full_map_is_no_crash_with_the_whole_machine_watched() -> Result<()> {
     let report = tracer.report()?;
 
     assert!(report.outstanding()? <= 1000, "{:#}", report.0["owners"]);
-    assert!(
-        report.number("/loss/untracked_objects")? >= 4000,
-        "{:#}",
-        report.0["loss"]
-    );
+    assert!(report.number("/loss/untracked_objects")? >= 4000, "{:#}", report.0["loss"]);
     assert_ne!(report.word("/verdict/confidence")?, "high");
     Ok(())
 }
@@ -76,9 +68,7 @@ fn a_map_that_was_full_empties_again() -> Result<()> {
 /// Names under the BPF file system, which may not be mounted.
 fn pinned() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn nothing_stays_after(signal: Signal) -> Result<()> {
@@ -90,15 +80,8 @@ fn nothing_stays_after(signal: Signal) -> Result<()> {
     let tracer = Tracer::json(&[])?;
     assert_eq!(workload.go("count")?, 1000);
     let loaded = loaded_by(tracer.pid())?;
-    assert!(
-        !loaded.programs.is_empty() && !loaded.maps.is_empty(),
-        "{loaded:?}"
-    );
-    assert_eq!(
-        loaded.still_there()?,
-        loaded,
-        "the kernel has what it should have"
-    );
+    assert!(!loaded.programs.is_empty() && !loaded.maps.is_empty(), "{loaded:?}");
+    assert_eq!(loaded.still_there()?, loaded, "the kernel has what it should have");
     tracer.signal(signal)?;
     let finished = tracer.finish()?;
 
@@ -136,11 +119,7 @@ fn ctrl_c_and_term_print_the_report() -> Result<()> {
         tracer.signal(signal)?;
         let finished = tracer.finish()?.expect(0, &[])?;
         let report = kleak_tests::harness::Report::parse(&finished)?;
-        assert_eq!(
-            report.counts(workload.pid(), cache)?.outstanding,
-            700,
-            "after {signal}"
-        );
+        assert_eq!(report.counts(workload.pid(), cache)?.outstanding, 700, "after {signal}");
     }
     Ok(())
 }
@@ -193,14 +172,8 @@ fn of_several_thresholds_only_those_that_hold_are_named() -> Result<()> {
     };
     let mut workload = Workload::start(&["msg", "--count", "2000"])?;
     let pid = workload.pid().to_string();
-    let tracer = Tracer::json(&[
-        "--pid",
-        &pid,
-        "--fail-on",
-        "objects>123456",
-        "--fail-on",
-        "objects>1500",
-    ])?;
+    let tracer =
+        Tracer::json(&["--pid", &pid, "--fail-on", "objects>123456", "--fail-on", "objects>1500"])?;
     assert_eq!(workload.go("count")?, 2000);
     let finished = tracer.interrupt()?.expect(4, &["objects>1500"])?;
     assert!(!finished.stderr.contains("objects>123456"), "{finished}");

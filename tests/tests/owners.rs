@@ -17,12 +17,7 @@ fn cgroup_name(of: &str) -> String {
 const PAIRS: u64 = 200_000;
 
 const fn staying(objects: u64) -> Counts {
-    Counts {
-        allocated: objects,
-        freed: 0,
-        outstanding: objects,
-        bytes: objects * 512,
-    }
+    Counts { allocated: objects, freed: 0, outstanding: objects, bytes: objects * 512 }
 }
 
 #[test]
@@ -32,15 +27,7 @@ fn the_one_of_four_that_keeps_every_hundredth_object() -> Result<()> {
     };
     let cache = class_512_of_messages()?;
     // One of each CPU's two ends by itself after so many pairs; the others go on meanwhile.
-    let keeping = [
-        "--cpu",
-        "0",
-        "churn",
-        "--pairs",
-        "200000",
-        "--keep-every",
-        "100",
-    ];
+    let keeping = ["--cpu", "0", "churn", "--pairs", "200000", "--keep-every", "100"];
     let mut processes = vec![Workload::start(&keeping)?];
     for cpu in ["0", "1", "1"] {
         processes.push(Workload::start(&["--cpu", cpu, "churn", "--pairs", "0"])?);
@@ -64,27 +51,16 @@ fn the_one_of_four_that_keeps_every_hundredth_object() -> Result<()> {
     }
     let report = tracer.report()?;
 
-    let keeper = report
-        .row(processes[0].pid(), cache)?
-        .context("no row of the one that keeps")?;
-    let expected = Counts {
-        allocated: PAIRS,
-        freed: PAIRS - kept,
-        outstanding: kept,
-        bytes: kept * 512,
-    };
+    let keeper = report.row(processes[0].pid(), cache)?.context("no row of the one that keeps")?;
+    let expected =
+        Counts { allocated: PAIRS, freed: PAIRS - kept, outstanding: kept, bytes: kept * 512 };
     assert_eq!(as_counts(keeper)?, expected);
     assert_eq!(keeper["owner"]["cgroup"], cgroups[0].path());
     for ((process, cgroup), made) in processes.iter().zip(&cgroups).skip(1).zip(made) {
         assert!(made > 0);
         let row = report.row(process.pid(), cache)?;
         if let Some(row) = row {
-            let expected = Counts {
-                allocated: made,
-                freed: made,
-                outstanding: 0,
-                bytes: 0,
-            };
+            let expected = Counts { allocated: made, freed: made, outstanding: 0, bytes: 0 };
             assert_eq!(as_counts(row)?, expected, "of {}", cgroup.path());
             assert_eq!(row["owner"]["cgroup"], cgroup.path());
         }
@@ -107,12 +83,7 @@ fn freed_by_another_process() -> Result<()> {
     assert_eq!(maker.done("count")?, 700);
     let report = tracer.report()?;
 
-    let expected = Counts {
-        allocated: 5700,
-        freed: 5000,
-        outstanding: 700,
-        bytes: 700 * 512,
-    };
+    let expected = Counts { allocated: 5700, freed: 5000, outstanding: 700, bytes: 700 * 512 };
     assert_eq!(report.counts(maker.pid(), cache)?, expected);
     assert_eq!(report.counts(taker.pid(), cache)?, Counts::default());
     Ok(())
@@ -133,9 +104,7 @@ fn allocated_by_a_process_that_has_exited() -> Result<()> {
     assert!(workload.exit()?.success());
     let report = tracer.report()?;
 
-    let row = report
-        .row(workload.pid(), cache)?
-        .context("no row of the one that exited")?;
+    let row = report.row(workload.pid(), cache)?.context("no row of the one that exited")?;
     assert_eq!(as_counts(row)?, staying(2000));
     assert_eq!(row["owner"]["exited"], true);
     assert_eq!(row["owner"]["comm"], "short-lived");
@@ -194,28 +163,15 @@ fn threads_are_their_process() -> Result<()> {
         return Ok(());
     };
     let cache = class_512_of_messages()?;
-    let arguments = [
-        "--comm",
-        "threaded",
-        "msg",
-        "--count",
-        "4000",
-        "--threads",
-        "8",
-    ];
+    let arguments = ["--comm", "threaded", "msg", "--count", "4000", "--threads", "8"];
     let mut workload = Workload::start(&arguments)?;
     let tracer = Tracer::json(&[])?;
     assert_eq!(workload.go("count")?, 4000);
     let report = tracer.report()?;
 
-    let row = report
-        .row(workload.pid(), cache)?
-        .context("no row of the process")?;
+    let row = report.row(workload.pid(), cache)?.context("no row of the process")?;
     assert_eq!(as_counts(row)?, staying(4000));
-    assert_eq!(
-        row["owner"]["comm"], "threaded",
-        "the process's name, not a thread's"
-    );
+    assert_eq!(row["owner"]["comm"], "threaded", "the process's name, not a thread's");
     Ok(())
 }
 
@@ -235,18 +191,13 @@ fn what_a_softirq_allocates_is_not_the_interrupted_process_s() -> Result<()> {
         .iter()
         .filter(|stack| stack["cache"] == cache && holds_frame(stack, &["neigh_"]))
         .collect::<Vec<_>>();
-    let objects = of_neighbours
-        .iter()
-        .filter_map(|stack| stack["outstanding_objects"].as_u64())
-        .sum::<u64>();
+    let objects =
+        of_neighbours.iter().filter_map(|stack| stack["outstanding_objects"].as_u64()).sum::<u64>();
     assert_eq!(objects, 400, "{of_neighbours:#?}");
     for stack in of_neighbours {
         assert_eq!(stack["owner"]["kind"], "softirq");
         let frames = stack["kernel"].to_string();
-        assert!(
-            !frames.contains("packet_sendmsg"),
-            "the interrupted task's frames: {frames}"
-        );
+        assert!(!frames.contains("packet_sendmsg"), "the interrupted task's frames: {frames}");
     }
     let blamed = report.counts(workload.pid(), cache)?;
     assert!(blamed.outstanding < 10, "the sender is blamed: {blamed:?}");
@@ -260,10 +211,7 @@ fn pids_with_filter(filter: &str, value_of: impl Fn(&Workload, &Cgroup) -> Strin
         return Ok(());
     };
     let cache = class_512_of_messages()?;
-    let cgroups = [
-        Cgroup::make(&cgroup_name("one"))?,
-        Cgroup::make(&cgroup_name("two"))?,
-    ];
+    let cgroups = [Cgroup::make(&cgroup_name("one"))?, Cgroup::make(&cgroup_name("two"))?];
     let mut one = Workload::start(&["--comm", "wanted-1", "msg", "--count", "1500"])?;
     let mut two = Workload::start(&["--comm", "other-2", "msg", "--count", "2500"])?;
     cgroups[0].join(one.pid())?;
@@ -274,22 +222,11 @@ fn pids_with_filter(filter: &str, value_of: impl Fn(&Workload, &Cgroup) -> Strin
     let report = tracer.report()?;
 
     assert_eq!(report.counts(one.pid(), cache)?, staying(1500));
-    let pids = report
-        .owners()?
-        .iter()
-        .map(|row| row["owner"]["pid"].as_u64());
-    let strangers = pids
-        .filter(|pid| *pid != Some(one.pid().into()))
-        .collect::<Vec<_>>();
-    assert!(
-        strangers.is_empty(),
-        "{filter} let others through: {strangers:?}"
-    );
+    let pids = report.owners()?.iter().map(|row| row["owner"]["pid"].as_u64());
+    let strangers = pids.filter(|pid| *pid != Some(one.pid().into())).collect::<Vec<_>>();
+    assert!(strangers.is_empty(), "{filter} let others through: {strangers:?}");
     let of_cache = report.0["caches"].as_array().context("caches")?;
-    let of_cache = of_cache
-        .iter()
-        .find(|row| row["name"] == cache)
-        .context("no such cache")?;
+    let of_cache = of_cache.iter().find(|row| row["name"] == cache).context("no such cache")?;
     assert_eq!(of_cache["outstanding_objects"], 1500);
     Ok(())
 }
@@ -312,13 +249,7 @@ fn only_processes_of_a_cgroup() -> Result<()> {
 #[test]
 fn only_processes_of_cgroups_by_pattern() -> Result<()> {
     pids_with_filter("--cgroup", |_, cgroup| {
-        format!(
-            "*{}*",
-            cgroup
-                .path()
-                .trim_start_matches('/')
-                .trim_end_matches(char::is_numeric)
-        )
+        format!("*{}*", cgroup.path().trim_start_matches('/').trim_end_matches(char::is_numeric))
     })
 }
 
@@ -328,19 +259,13 @@ fn processes_added_up_by_cgroup() -> Result<()> {
         return Ok(());
     };
     let cache = class_512_of_messages()?;
-    let cgroups = [
-        Cgroup::make(&cgroup_name("sum-a"))?,
-        Cgroup::make(&cgroup_name("sum-b"))?,
-    ];
+    let cgroups = [Cgroup::make(&cgroup_name("sum-a"))?, Cgroup::make(&cgroup_name("sum-b"))?];
     let counts = [1000, 600, 250];
     let mut workloads = counts
         .iter()
         .map(|count| Workload::start(&["msg", "--count", &format!("{count}")]))
         .collect::<Result<Vec<_>>>()?;
-    for (workload, cgroup) in workloads
-        .iter()
-        .zip([&cgroups[0], &cgroups[0], &cgroups[1]])
-    {
+    for (workload, cgroup) in workloads.iter().zip([&cgroups[0], &cgroups[0], &cgroups[1]]) {
         cgroup.join(workload.pid())?;
     }
     let tracer = Tracer::json(&["--by", "cgroup"])?;
@@ -374,11 +299,10 @@ fn objects_added_up_by_site_and_by_cache() -> Result<()> {
         let report = tracer.report()?;
         assert_eq!(workload.drain()?, 2000);
 
-        let rows = report.owners()?.iter().filter(|row| {
-            row["owner"]["comm"]
-                .as_str()
-                .is_some_and(|comm| comm.contains(name))
-        });
+        let rows = report
+            .owners()?
+            .iter()
+            .filter(|row| row["owner"]["comm"].as_str().is_some_and(|comm| comm.contains(name)));
         let rows = rows.filter(|row| row["cache"] == cache).collect::<Vec<_>>();
         assert_eq!(rows.len(), 1, "by {key}: {:#}", report.0["owners"]);
         assert_eq!(rows[0]["owner"]["kind"], key);

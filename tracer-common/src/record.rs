@@ -344,7 +344,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Cache, Control, CpuState, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts, Tally,
+        Cache, Control, CpuState, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts,
+        Tally,
     };
     use crate::{Offsets, Settings};
 
@@ -356,8 +357,18 @@ mod pod {
         )* };
     }
     pod!(
-        Object, Site, SiteCounts, ProcessKey, Process, Tally, CpuState, Control, DeferredFree, Cache,
-        Settings, Offsets
+        Object,
+        Site,
+        SiteCounts,
+        ProcessKey,
+        Process,
+        Tally,
+        CpuState,
+        Control,
+        DeferredFree,
+        Cache,
+        Settings,
+        Offsets
     );
 }
 
@@ -388,14 +399,16 @@ mod tests {
     #[test]
     fn keys_of_a_realistic_table_do_not_collide() {
         let mut keys: Vec<u64> = (0..200_000_u64)
-            .map(|i| Site {
-                tgid: 1000 + (i % 500) as u32,
-                start_ns: 1_000_000_000 * (i % 500),
-                call_site: 0xffff_ffff_8100_0000 + 16 * (i / 500),
-                size: 512,
-                ..Site::default()
-            }
-            .key(0x1234_5678_9abc_def0))
+            .map(|i| {
+                Site {
+                    tgid: 1000 + (i % 500) as u32,
+                    start_ns: 1_000_000_000 * (i % 500),
+                    call_site: 0xffff_ffff_8100_0000 + 16 * (i / 500),
+                    size: 512,
+                    ..Site::default()
+                }
+                .key(0x1234_5678_9abc_def0)
+            })
             .collect();
         keys.sort_unstable();
         keys.dedup();

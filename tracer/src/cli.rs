@@ -205,7 +205,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number = if is_class(&text) { text.rsplit('-').next().unwrap_or(text) } else { text };
     let lower = number.trim().to_ascii_lowercase();
-    let (digits, unit) = lower.split_at(lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len()));
+    let (digits, unit) =
+        lower.split_at(lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len()));
     let factor = match unit {
         "" | "b" => 1,
         // The kernel's cache names count in 1024.
@@ -297,7 +298,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "banana", "0", "-1", "5M", "512x", "kmalloc-", "99999999999999999999", "1.5k"] {
+        for text in
+            ["", "banana", "0", "-1", "5M", "512x", "kmalloc-", "99999999999999999999", "1.5k"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

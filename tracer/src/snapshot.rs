@@ -36,7 +36,9 @@ pub struct Snapshot {
 }
 
 /// Objects that share origin and stack.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct GroupKey {
     /// [`Site::key`]; 0 when unknown.
     pub site: u64,

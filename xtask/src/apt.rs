@@ -17,9 +17,7 @@ pub(crate) struct Apt {
 
 impl Apt {
     pub(crate) fn find() -> Option<Self> {
-        in_path("apt-get")
-            .and(in_path("dpkg-query"))
-            .map(|_| Self { updated: false })
+        in_path("apt-get").and(in_path("dpkg-query")).map(|_| Self { updated: false })
     }
 
     /// Those of the packages that are not installed.
@@ -28,21 +26,13 @@ impl Apt {
             output(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", *package]))
                 .is_ok_and(|status| status == "installed")
         };
-        packages
-            .iter()
-            .copied()
-            .filter(|package| !installed(package))
-            .collect()
+        packages.iter().copied().filter(|package| !installed(package)).collect()
     }
 
     /// Installs what is missing of the packages. Says the command to run where it may not.
     pub(crate) fn install(&mut self, packages: &[&str]) -> Result<()> {
         let missing = Self::missing(packages);
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            self.install_newest(&missing)
-        }
+        if missing.is_empty() { Ok(()) } else { self.install_newest(&missing) }
     }
 
     /// Installs the packages, or brings them up to the newest version there is.
@@ -53,10 +43,8 @@ impl Apt {
         }
         self.update()?;
         say::step("setup", &format!("installing {list}"));
-        run(apt_get()
-            .args(["-y", "--no-install-recommends", "install"])
-            .args(packages))
-        .with_context(|| format!("could not install {list}; try: {}", install_line(packages)))
+        run(apt_get().args(["-y", "--no-install-recommends", "install"]).args(packages))
+            .with_context(|| format!("could not install {list}; try: {}", install_line(packages)))
     }
 
     /// Fetches the package lists, once: a fresh container has none, an old machine has stale ones.
@@ -72,11 +60,7 @@ impl Apt {
 
     /// The version that would be installed.
     pub(crate) fn candidate(package: &str) -> Option<String> {
-        let policy = output(
-            Command::new("apt-cache")
-                .env("LC_ALL", "C")
-                .args(["policy", package]),
-        );
+        let policy = output(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]));
         parse_candidate(&policy.ok()?)
     }
 
@@ -95,10 +79,7 @@ impl Apt {
 
 /// The line for a person to paste.
 pub(crate) fn install_line(packages: &[&str]) -> String {
-    format!(
-        "sudo apt-get update && sudo apt-get install -y {}",
-        packages.join(" ")
-    )
+    format!("sudo apt-get update && sudo apt-get install -y {}", packages.join(" "))
 }
 
 pub(crate) fn is_root() -> bool {
@@ -117,10 +98,8 @@ fn apt_get() -> Command {
 }
 
 fn parse_candidate(policy: &str) -> Option<String> {
-    let candidate = policy
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix("Candidate:"))?
-        .trim();
+    let candidate =
+        policy.lines().find_map(|line| line.trim_start().strip_prefix("Candidate:"))?.trim();
     (candidate != "(none)").then(|| candidate.to_owned())
 }
 
@@ -132,14 +111,8 @@ mod tests {
     fn the_candidate_is_read_from_a_policy() {
         let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  \
                       Version table:\n     1.96.0+dfsg1-1~deb12u2 500\n";
-        assert_eq!(
-            parse_candidate(policy).as_deref(),
-            Some("1.96.0+dfsg1-1~deb12u2")
-        );
-        assert_eq!(
-            parse_candidate("x:\n  Installed: 1\n  Candidate: (none)\n"),
-            None
-        );
+        assert_eq!(parse_candidate(policy).as_deref(), Some("1.96.0+dfsg1-1~deb12u2"));
+        assert_eq!(parse_candidate("x:\n  Installed: 1\n  Candidate: (none)\n"), None);
         assert_eq!(parse_candidate(""), None);
     }
 }

@@ -21,11 +21,8 @@ const PACKAGE: &str = "kleak-ebpf";
 const BINARY: &str = "kleak";
 
 /// BPF of the host's own byte order: the programs run on the machine that loads them.
-const TARGET: &str = if cfg!(target_endian = "little") {
-    "bpfel-unknown-none"
-} else {
-    "bpfeb-unknown-none"
-};
+const TARGET: &str =
+    if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
 
 /// The BPF instruction set. v3 has compare-and-exchange, which kernels before 5.12 refuse to load,
 /// and LLVM then also picks atomic forms that they do not know; v2 loads everywhere.
@@ -41,11 +38,7 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<Path
              an unknown attribute mean that its LLVM is older than the compiler's)"
         )
     })?;
-    let built = workspace
-        .bpf_target()
-        .join(TARGET)
-        .join("release")
-        .join(BINARY);
+    let built = workspace.bpf_target().join(TARGET).join("release").join(BINARY);
     let object = workspace.bpf_object();
     files::copy_if_changed(&built, &object)?;
     Ok(object)
@@ -70,11 +63,7 @@ pub(crate) fn lint(workspace: &Workspace, toolchain: &Toolchain) -> Result<Linte
     let mut cargo = cargo(workspace, toolchain, "clippy", &[]);
     // Cargo looks for its subcommands in PATH, where rustup's clippy comes first.
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = clippy
-        .parent()
-        .map(Path::to_path_buf)
-        .into_iter()
-        .chain(env::split_paths(&path));
+    let dirs = clippy.parent().map(Path::to_path_buf).into_iter().chain(env::split_paths(&path));
     cargo.env("PATH", env::join_paths(dirs).context("PATH")?);
     run(cargo.arg("--").args(denied)).context("clippy on the BPF side")?;
     Ok(Linted::Clippy)
@@ -92,12 +81,7 @@ fn clippy(compiler: &Compiler) -> Option<PathBuf> {
     }
     // A driver of another release cannot read what this compiler leaves behind.
     let starts = |path: &Path| {
-        output(
-            Command::new(path)
-                .arg("--version")
-                .env_remove("LD_LIBRARY_PATH"),
-        )
-        .is_ok()
+        output(Command::new(path).arg("--version").env_remove("LD_LIBRARY_PATH")).is_ok()
     };
     (beside.is_file() && starts(&bin.join("clippy-driver"))).then_some(beside)
 }
@@ -108,15 +92,7 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: &str, more_flags: &
     command
         .current_dir(&workspace.root)
         .arg(task)
-        .args([
-            "-Z",
-            "build-std=core",
-            "--release",
-            "--package",
-            PACKAGE,
-            "--target",
-            TARGET,
-        ])
+        .args(["-Z", "build-std=core", "--release", "--package", PACKAGE, "--target", TARGET])
         .arg("--target-dir")
         .arg(workspace.bpf_target())
         // Building `core` is unstable. This lets a stable compiler do it, as its own build does.
@@ -146,11 +122,7 @@ fn rustflags(linker: &Path, arch: &str) -> Vec<OsString> {
 
 /// aya's name for an architecture.
 fn bpf_target_arch(arch: &str) -> &str {
-    if arch.starts_with("riscv64") {
-        "riscv64"
-    } else {
-        arch
-    }
+    if arch.starts_with("riscv64") { "riscv64" } else { arch }
 }
 
 #[cfg(test)]

@@ -53,19 +53,12 @@ pub(crate) fn everything(workspace: &Workspace, profile: Profile) -> Result<Buil
         "could not build kleak (it is linked statically: if that is what failed, the C library's \
          static half is missing; Debian has it in libc6-dev, Fedora in glibc-static)",
     )?;
-    let built = workspace
-        .target
-        .join(&host)
-        .join(profile.dir())
-        .join("kleak");
+    let built = workspace.target.join(&host).join(profile.dir()).join("kleak");
     let dir = workspace.target.join(profile.dir());
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let executable = dir.join("kleak");
     files::copy_if_changed(&built, &executable)?;
-    Ok(Built {
-        toolchain,
-        executable,
-    })
+    Ok(Built { toolchain, executable })
 }
 
 /// The target triple of the tool chain that the user chose.

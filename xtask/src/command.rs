@@ -20,12 +20,8 @@ const FLAG_SEPARATOR: &str = "\x1f";
 const ABOUT_XTASK: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
 /// What chooses or steers a compiler. The BPF side has its own: none of the user's may reach it.
-const STEERING_PREFIXES: [&str; 4] = [
-    "CARGO_BUILD_",
-    "CARGO_PROFILE_",
-    "CARGO_TARGET_",
-    "CARGO_UNSTABLE_",
-];
+const STEERING_PREFIXES: [&str; 4] =
+    ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_UNSTABLE_"];
 const STEERING: [&str; 9] = [
     "CARGO",
     "CARGO_ENCODED_RUSTFLAGS",
@@ -80,9 +76,7 @@ pub(crate) fn without_xtask(command: &mut Command, workspace: &Workspace) {
 fn libraries_of_user(libraries: &OsStr, target: &Path) -> Vec<PathBuf> {
     env::split_paths(libraries)
         .filter(|dir| {
-            let of_toolchain = dir
-                .components()
-                .any(|part| part.as_os_str() == "toolchains")
+            let of_toolchain = dir.components().any(|part| part.as_os_str() == "toolchains")
                 || dir.components().any(|part| part.as_os_str() == "rustlib");
             !dir.starts_with(target) && !of_toolchain && !dir.as_os_str().is_empty()
         })
@@ -101,23 +95,14 @@ fn remove_prefixed(command: &mut Command, prefixes: &[&str]) {
 /// Sets exactly these compiler flags.
 pub(crate) fn set_rustflags(command: &mut Command, flags: &[OsString]) {
     command.env_remove("RUSTFLAGS");
-    command.env(
-        "CARGO_ENCODED_RUSTFLAGS",
-        flags.join(OsStr::new(FLAG_SEPARATOR)),
-    );
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new(FLAG_SEPARATOR)));
 }
 
 /// The compiler flags that the user set, in either of cargo's two variables.
 pub(crate) fn rustflags_of_user() -> Vec<OsString> {
     let split = |name: &str, separator: &str| -> Option<Vec<OsString>> {
         let value = env::var(name).ok()?;
-        Some(
-            value
-                .split(separator)
-                .filter(|flag| !flag.is_empty())
-                .map(Into::into)
-                .collect(),
-        )
+        Some(value.split(separator).filter(|flag| !flag.is_empty()).map(Into::into).collect())
     };
     split("CARGO_ENCODED_RUSTFLAGS", FLAG_SEPARATOR)
         .or_else(|| split("RUSTFLAGS", " "))
@@ -127,9 +112,7 @@ pub(crate) fn rustflags_of_user() -> Vec<OsString> {
 /// Runs a command whose own output is its progress report; stdout goes to stderr, where talk goes.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     command.stdout(Stdio::from(io::stderr()));
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {}", shown(command)))?;
+    let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;
     if !status.success() {
         bail!("failed with {status}: {}", shown(command));
     }

@@ -30,27 +30,18 @@ pub(crate) fn check(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> 
         }
     };
     say::step("lint", "formatting");
-    note(
-        "formatting",
-        run_command(outer_cargo(workspace).args(["fmt", "--all", "--check"])),
-    );
+    note("formatting", run_command(outer_cargo(workspace).args(["fmt", "--all", "--check"])));
 
     say::step("lint", "clippy, user side");
     let mut clippy = user_side(workspace, "clippy");
-    note(
-        "clippy",
-        run_command(clippy.args(["--all-targets", "--", "-Dwarnings"])),
-    );
+    note("clippy", run_command(clippy.args(["--all-targets", "--", "-Dwarnings"])));
 
     say::step("lint", "clippy, BPF side");
     note("clippy on the BPF side", bpf_side(workspace, toolchain));
 
     say::step("lint", "documentation");
     let mut doc = user_side(workspace, "doc");
-    note(
-        "documentation",
-        run_command(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings")),
-    );
+    note("documentation", run_command(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings")));
 
     if failed.is_empty() {
         return Ok(());

@@ -21,12 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::{bench::BenchArgs, build::Profile, workspace::Workspace};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about,
-    max_term_width = 100
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -80,11 +75,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             Ok(())
         }
         Task::Build { debug } => {
-            let profile = if debug {
-                Profile::Debug
-            } else {
-                Profile::Release
-            };
+            let profile = if debug { Profile::Debug } else { Profile::Release };
             let built = build::everything(&workspace, profile)?;
             say::step("build", &format!("left {}", built.executable.display()));
             Ok(())

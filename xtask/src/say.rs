@@ -1,9 +1,6 @@
 //! What xtask itself says. Its talk goes to stderr: `cargo xtask run` may be piped, and stdout
 //! belongs to kleak.
-#![allow(
-    clippy::print_stderr,
-    reason = "this is the one place that talks to the terminal"
-)]
+#![allow(clippy::print_stderr, reason = "this is the one place that talks to the terminal")]
 
 use std::io::{self, Write as _};
 

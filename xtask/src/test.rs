@@ -25,11 +25,7 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
     install_needed()?;
     let built = build::everything(workspace, Profile::Release)?;
     // A failed lint does not hide what the tests would have said.
-    let linted = if with_lint {
-        lint::check(workspace, &built.toolchain)
-    } else {
-        Ok(())
-    };
+    let linted = if with_lint { lint::check(workspace, &built.toolchain) } else { Ok(()) };
 
     say::step("test", "building and running the tests");
     let mut cargo = lint::user_side(workspace, "test");
@@ -38,13 +34,8 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
         .env(ENV_EXECUTABLE, &built.executable)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut child = cargo
-        .spawn()
-        .with_context(|| format!("cannot run {}", shown(&cargo)))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("the tests' output was to be piped")?;
+    let mut child = cargo.spawn().with_context(|| format!("cannot run {}", shown(&cargo)))?;
+    let stdout = child.stdout.take().context("the tests' output was to be piped")?;
     let mut total = Tally::default();
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.context("cannot read what the tests say")?;
@@ -65,28 +56,18 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
     } else if total.passed == 0 {
         failed.push(format!("no test was run: {}", shown(&cargo)));
     }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", failed.join("; "))
-    }
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
 fn install_needed() -> Result<()> {
-    let missing: Vec<_> = NEEDED
-        .iter()
-        .filter(|(program, _)| in_path(program).is_none())
-        .collect();
+    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| in_path(program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     match Apt::find() {
         Some(mut apt) => apt.install(&packages),
-        None => bail!(
-            "the tests need the program(s) of {}: install them",
-            packages.join(", ")
-        ),
+        None => bail!("the tests need the program(s) of {}: install them", packages.join(", ")),
     }
 }
 
@@ -101,14 +82,9 @@ struct Tally {
 impl Tally {
     /// Reads the closing line of one test binary.
     fn parse(line: &str) -> Option<Self> {
-        let (_, counts) = line
-            .trim()
-            .strip_prefix("test result: ")?
-            .split_once(". ")?;
+        let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
         let count = |name: &str| {
-            counts
-                .split(';')
-                .find_map(|part| part.trim().strip_suffix(name)?.trim().parse().ok())
+            counts.split(';').find_map(|part| part.trim().strip_suffix(name)?.trim().parse().ok())
         };
         Some(Self {
             passed: count("passed")?,
@@ -124,11 +100,7 @@ impl Tally {
     }
 
     fn closing_line(&self) -> String {
-        let Self {
-            passed,
-            failed,
-            ignored,
-        } = self;
+        let Self { passed, failed, ignored } = self;
         format!("tests: {passed} passed, {failed} failed, {ignored} skipped")
     }
 }
@@ -144,18 +116,8 @@ mod tests {
         let bad = "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
         let mut total = Tally::parse(ok).unwrap();
         total.add(&Tally::parse(bad).unwrap());
-        assert_eq!(
-            total,
-            Tally {
-                passed: 14,
-                failed: 1,
-                ignored: 1
-            }
-        );
-        assert_eq!(
-            total.closing_line(),
-            "tests: 14 passed, 1 failed, 1 skipped"
-        );
+        assert_eq!(total, Tally { passed: 14, failed: 1, ignored: 1 });
+        assert_eq!(total.closing_line(), "tests: 14 passed, 1 failed, 1 skipped");
         assert_eq!(Tally::parse("test foo ... ok"), None);
         assert_eq!(Tally::parse("test result: ?"), None);
     }

@@ -20,20 +20,14 @@ impl Workspace {
         // Cargo sets the variable for what it runs; the constant serves a binary started by hand.
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let Some(root) = manifest
-            .parent()
-            .filter(|root| root.join("Cargo.toml").is_file())
-        else {
+        let Some(root) = manifest.parent().filter(|root| root.join("Cargo.toml").is_file()) else {
             bail!("{} is not inside a clone of kleak", manifest.display());
         };
         let target = match env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty()) {
             Some(dir) => absolute(dir).context("CARGO_TARGET_DIR")?,
             None => root.join("target"),
         };
-        Ok(Self {
-            root: root.to_path_buf(),
-            target,
-        })
+        Ok(Self { root: root.to_path_buf(), target })
     }
 
     /// Apart from the user side's: another compiler and other flags would throw away its artifacts
@@ -66,11 +60,7 @@ impl Workspace {
 
 /// Where tools are kept that are built once for all clones, so that a fresh one starts at once.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
-    let set = |name| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .context("neither XDG_CACHE_HOME nor HOME is set: no place to keep bpf-linker in")?;
@@ -86,6 +76,5 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

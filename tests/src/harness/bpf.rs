@@ -72,12 +72,7 @@ fn existing(ids: &BTreeSet<u32>, command: libc::c_long) -> Result<BTreeSet<u32>>
         let attributes = [*id, 0, 0, 0];
         // SAFETY: the pointer and the size are those of a live array, which the kernel only reads.
         let fd = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                attributes.as_ptr(),
-                size_of_val(&attributes),
-            )
+            libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(&attributes))
         };
         if fd >= 0 {
             let fd = i32::try_from(fd)?;

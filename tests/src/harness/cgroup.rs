@@ -19,11 +19,7 @@ impl Cgroup {
     /// Makes the cgroup `path` (without a leading `/`), and its parents as far as they are missing.
     pub fn make(path: &str) -> Result<Self> {
         let root = hierarchy()?;
-        let mut cgroup = Self {
-            path: format!("/{path}"),
-            made: Vec::new(),
-            root,
-        };
+        let mut cgroup = Self { path: format!("/{path}"), made: Vec::new(), root };
         let mut directory = cgroup.root.clone();
         for part in path.split('/') {
             directory.push(part);
@@ -45,10 +41,7 @@ impl Cgroup {
         let procs = self.root.join(&self.path[1..]).join("cgroup.procs");
         fs::write(&procs, pid.to_string()).with_context(|| format!("{pid} into {}", self.path))?;
         let now = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        ensure!(
-            now.lines().any(|line| line.ends_with(&self.path)),
-            "{pid} is in {now}"
-        );
+        ensure!(now.lines().any(|line| line.ends_with(&self.path)), "{pid} is in {now}");
         Ok(())
     }
 }
@@ -74,14 +67,10 @@ impl Drop for Cgroup {
 
 /// Version 1's memory hierarchy, else version 2's.
 fn hierarchy() -> Result<PathBuf> {
-    [
-        "/sys/fs/cgroup/memory",
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/unified",
-    ]
-    .into_iter()
-    .map(Path::new)
-    .find(|root| root.join("cgroup.procs").is_file())
-    .map(Path::to_owned)
-    .context("no cgroup file system is mounted under /sys/fs/cgroup")
+    ["/sys/fs/cgroup/memory", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .map(Path::new)
+        .find(|root| root.join("cgroup.procs").is_file())
+        .map(Path::to_owned)
+        .context("no cgroup file system is mounted under /sys/fs/cgroup")
 }

@@ -14,19 +14,12 @@ use super::{PATIENCE, output, wait_for};
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KLEAK_BIN") {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "KLEAK_BIN: no such file: {}",
-            path.display()
-        );
+        ensure!(path.is_file(), "KLEAK_BIN: no such file: {}", path.display());
         return Ok(path);
     }
     let test = std::env::current_exe()?;
     // target/PROFILE/deps/test-0123456789abcdef
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .context("the test lies in no target directory")?;
+    let profile = test.ancestors().nth(2).context("the test lies in no target directory")?;
     let release = profile.with_file_name("release");
     [release, profile.to_owned()]
         .map(|directory| directory.join("kleak"))
@@ -59,10 +52,7 @@ impl Finished {
 
     /// Fails unless the exit status is this one and standard error holds all of these.
     pub fn expect(self, code: i32, words: &[&str]) -> Result<Self> {
-        ensure!(
-            self.code() == Some(code),
-            "exit status {code} was expected: {self}"
-        );
+        ensure!(self.code() == Some(code), "exit status {code} was expected: {self}");
         for word in words {
             let said = self.stderr.to_lowercase().contains(&word.to_lowercase());
             ensure!(said, "{word:?} was expected on standard error: {self}");
@@ -83,11 +73,7 @@ impl fmt::Display for Finished {
         };
         let stdout = String::from_utf8_lossy(&self.stdout);
         let stdout = stdout.chars().take(4000).collect::<String>();
-        write!(
-            f,
-            "{end}\n--- stderr\n{}\n--- stdout\n{stdout}",
-            self.stderr.trim_end()
-        )
+        write!(f, "{end}\n--- stderr\n{}\n--- stdout\n{stdout}", self.stderr.trim_end())
     }
 }
 
@@ -109,9 +95,7 @@ pub fn run_command(mut command: Command, patience: Duration) -> Result<Finished>
     let mut child = Killed(child);
     let stdout = output::collect(child.0.stdout.take().context("its stdout")?);
     let stderr = output::collect(child.0.stderr.take().context("its stderr")?);
-    let status = wait_for(&format!("end of {command:?}"), patience, || {
-        Ok(child.0.try_wait()?)
-    })?;
+    let status = wait_for(&format!("end of {command:?}"), patience, || Ok(child.0.try_wait()?))?;
     Ok(Finished {
         status,
         stdout: stdout.join().map_err(|_| anyhow!("a reader panicked"))?,

@@ -44,8 +44,7 @@ pub fn require_live() -> Result<Option<Live>> {
         .append(true)
         .open(&path)
         .with_context(|| path.display().to_string())?;
-    lock.lock()
-        .with_context(|| format!("locking {}", path.display()))?;
+    lock.lock().with_context(|| format!("locking {}", path.display()))?;
     let unable = if let Some(unable) = UNABLE.get() {
         unable
     } else {
@@ -79,15 +78,7 @@ fn why_not_live() -> Result<Option<String>> {
     if let Err(error) = binary() {
         return Ok(Some(format!("{error:#}")));
     }
-    let tried = run(&[
-        "trace",
-        "--size",
-        "512",
-        "--duration",
-        "1s",
-        "--format",
-        "json",
-    ])?;
+    let tried = run(&["trace", "--size", "512", "--duration", "1s", "--format", "json"])?;
     match tried.code() {
         Some(0) => Ok(None),
         Some(3) => Ok(Some(tried.stderr.trim().to_owned())),

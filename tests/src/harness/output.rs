@@ -27,13 +27,8 @@ pub(super) fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
         use std::io::BufRead as _;
         let mut pipe = std::io::BufReader::new(pipe);
         let mut line = Vec::new();
-        while pipe
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|length| length > 0)
-        {
-            let text = String::from_utf8_lossy(&line)
-                .trim_end_matches('\n')
-                .to_owned();
+        while pipe.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
             if sender.send(text).is_err() {
                 return;
             }

@@ -40,11 +40,7 @@ impl Report {
 
     /// A document read from elsewhere.
     pub fn check(value: Value) -> Result<Self> {
-        ensure!(
-            value["schema"] == "kleak.report/1",
-            "schema is {}",
-            value["schema"]
-        );
+        ensure!(value["schema"] == "kleak.report/1", "schema is {}", value["schema"]);
         Ok(Self(value))
     }
 
@@ -55,36 +51,25 @@ impl Report {
 
     /// The rows of a process that runs or ran under this id, all caches.
     pub fn rows_of(&self, pid: u32) -> Result<Vec<&Value>> {
-        Ok(self
-            .owners()?
-            .iter()
-            .filter(|row| row["owner"]["pid"] == pid)
-            .collect())
+        Ok(self.owners()?.iter().filter(|row| row["owner"]["pid"] == pid).collect())
     }
 
     /// The only row of a process in a cache, if there is one.
     pub fn row(&self, pid: u32, cache: &str) -> Result<Option<&Value>> {
         let mut rows = self.rows_of(pid)?;
         rows.retain(|row| row["cache"] == cache);
-        ensure!(
-            rows.len() <= 1,
-            "process {pid} has several rows in {cache}: {rows:#?}"
-        );
+        ensure!(rows.len() <= 1, "process {pid} has several rows in {cache}: {rows:#?}");
         Ok(rows.pop())
     }
 
     /// What it says of a process in a cache; all 0 without a row.
     pub fn counts(&self, pid: u32, cache: &str) -> Result<Counts> {
-        self.row(pid, cache)?
-            .map_or_else(|| Ok(Counts::default()), as_counts)
+        self.row(pid, cache)?.map_or_else(|| Ok(Counts::default()), as_counts)
     }
 
     /// Outstanding objects of all rows.
     pub fn outstanding(&self) -> Result<u64> {
-        self.owners()?
-            .iter()
-            .map(|row| Ok(as_counts(row)?.outstanding))
-            .sum()
+        self.owners()?.iter().map(|row| Ok(as_counts(row)?.outstanding)).sum()
     }
 
     /// Kernel functions of the stacks of a row, one list a stack.
@@ -107,46 +92,26 @@ impl Report {
 
     /// A number by its JSON pointer.
     pub fn number(&self, pointer: &str) -> Result<u64> {
-        let value = self
-            .0
-            .pointer(pointer)
-            .with_context(|| format!("no {pointer}"))?;
-        value
-            .as_u64()
-            .with_context(|| format!("{pointer} is {value}"))
+        let value = self.0.pointer(pointer).with_context(|| format!("no {pointer}"))?;
+        value.as_u64().with_context(|| format!("{pointer} is {value}"))
     }
 
     /// A word by its JSON pointer.
     pub fn word(&self, pointer: &str) -> Result<&str> {
-        let value = self
-            .0
-            .pointer(pointer)
-            .with_context(|| format!("no {pointer}"))?;
-        value
-            .as_str()
-            .with_context(|| format!("{pointer} is {value}"))
+        let value = self.0.pointer(pointer).with_context(|| format!("no {pointer}"))?;
+        value.as_str().with_context(|| format!("{pointer} is {value}"))
     }
 }
 
 /// Whether a stack goes through a function whose name holds one of these.
 pub fn holds_frame(stack: &Value, functions: &[&str]) -> bool {
-    let frames = stack["kernel"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    frames
-        .into_iter()
-        .any(|frame| functions.iter().any(|function| frame.contains(function)))
+    let frames = stack["kernel"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    frames.into_iter().any(|frame| functions.iter().any(|function| frame.contains(function)))
 }
 
 /// The counts of a row of `owners`.
 pub fn as_counts(row: &Value) -> Result<Counts> {
-    let field = |name: &str| {
-        row[name]
-            .as_u64()
-            .with_context(|| format!("{name} is {}", row[name]))
-    };
+    let field = |name: &str| row[name].as_u64().with_context(|| format!("{name} is {}", row[name]));
     Ok(Counts {
         allocated: field("allocated_objects")?,
         freed: field("freed_objects")?,

@@ -17,12 +17,8 @@ pub fn class_512_of_filters() -> Result<&'static str> {
 
 fn first_of(names: &[&'static str]) -> Result<&'static str> {
     let list = fs::read_to_string("/proc/slabinfo").context("/proc/slabinfo")?;
-    let caches = list
-        .lines()
-        .filter_map(|line| line.split_whitespace().next());
+    let caches = list.lines().filter_map(|line| line.split_whitespace().next());
     let caches = caches.collect::<std::collections::HashSet<_>>();
     let found = names.iter().find(|name| caches.contains(*name));
-    found
-        .copied()
-        .with_context(|| format!("none of {names:?} in /proc/slabinfo"))
+    found.copied().with_context(|| format!("none of {names:?} in /proc/slabinfo"))
 }

@@ -37,16 +37,9 @@ impl Tracer {
             .spawn()
             .with_context(|| format!("{command:?}"))?;
         let mut child = Killed(child);
-        let stdout = Some(output::collect(
-            child.0.stdout.take().context("its stdout")?,
-        ));
+        let stdout = Some(output::collect(child.0.stdout.take().context("its stdout")?));
         let stderr = output::lines(child.0.stderr.take().context("its stderr")?);
-        let mut tracer = Self {
-            child,
-            stdout,
-            stderr,
-            said: Vec::new(),
-        };
+        let mut tracer = Self { child, stdout, stderr, said: Vec::new() };
         tracer.wait_for_line("attached:", ATTACH)?;
         Ok(tracer)
     }
@@ -100,30 +93,20 @@ impl Tracer {
         // The pipe closes when the process, and what it started, has ended.
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self
-                .stderr
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => bail!("kleak's standard error stays open"),
             }
         }
         let stdout = stdout.join().map_err(|_| anyhow!("a reader panicked"))?;
-        Ok(Finished {
-            status,
-            stdout,
-            stderr: self.said.join("\n"),
-        })
+        Ok(Finished { status, stdout, stderr: self.said.join("\n") })
     }
 
     fn wait_for_line(&mut self, start: &str, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            match self
-                .stderr
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let found = line.starts_with(start);
                     self.said.push(line);
@@ -132,10 +115,7 @@ impl Tracer {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!(
-                        "no line {start:?} within {patience:?}:\n{}",
-                        self.said.join("\n")
-                    )
+                    bail!("no line {start:?} within {patience:?}:\n{}", self.said.join("\n"))
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let finished = self.wait(PATIENCE)?;

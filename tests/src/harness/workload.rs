@@ -60,12 +60,7 @@ impl Workload {
         let mut child = Killed(child);
         let stdin = Some(child.0.stdin.take().context("its stdin")?);
         let lines = output::lines(child.0.stdout.take().context("its stdout")?);
-        Ok(Self {
-            child,
-            stdin,
-            lines,
-            queues: Vec::new(),
-        })
+        Ok(Self { child, stdin, lines, queues: Vec::new() })
     }
 
     /// Waits until it is ready.
@@ -83,11 +78,7 @@ impl Workload {
 
     /// The queues it made, with commas between them.
     pub fn queues(&self) -> String {
-        self.queues
-            .iter()
-            .map(i32::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.queues.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// Messages in its queues, by the kernel's count.
@@ -98,27 +89,17 @@ impl Workload {
     /// Gives an order without waiting for it to be carried out.
     pub fn order(&mut self, order: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("it was told to end")?;
-        stdin
-            .write_all(format!("{order}\n").as_bytes())
-            .with_context(|| format!("order {order}"))
+        stdin.write_all(format!("{order}\n").as_bytes()).with_context(|| format!("order {order}"))
     }
 
     /// Waits for an answer that begins with this word, and returns its `name=value` fields.
     pub fn answer(&mut self, word: &str) -> Result<HashMap<String, String>> {
         let line = self.lines.recv_timeout(PATIENCE).with_context(|| {
-            format!(
-                "no answer {word:?} from workload {} (did it end?)",
-                self.pid()
-            )
+            format!("no answer {word:?} from workload {} (did it end?)", self.pid())
         })?;
-        ensure!(
-            line.split(' ').next() == Some(word),
-            "{word:?} was expected, not {line:?}"
-        );
+        ensure!(line.split(' ').next() == Some(word), "{word:?} was expected, not {line:?}");
         let fields = line.split(' ').filter_map(|field| field.split_once('='));
-        Ok(fields
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect())
+        Ok(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// `go`, and the number its `done` gives for `field`.
@@ -143,9 +124,7 @@ impl Workload {
     pub fn exit(&mut self) -> Result<ExitStatus> {
         self.order("exit")?;
         self.stdin = None;
-        wait_for("end of a workload", PATIENCE, || {
-            Ok(self.child.0.try_wait()?)
-        })
+        wait_for("end of a workload", PATIENCE, || Ok(self.child.0.try_wait()?))
     }
 }
 
@@ -214,8 +193,6 @@ fn parse_ids(ids: &str) -> Result<Vec<i32>> {
 }
 
 fn number(fields: &HashMap<String, String>, field: &str) -> Result<u64> {
-    let text = fields
-        .get(field)
-        .ok_or_else(|| anyhow!("no {field} in {fields:?}"))?;
+    let text = fields.get(field).ok_or_else(|| anyhow!("no {field} in {fields:?}"))?;
     text.parse().with_context(|| format!("{field}={text}"))
 }

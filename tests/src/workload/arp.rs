@@ -39,10 +39,7 @@ pub(super) fn run(args: &ArpArgs) -> Result<()> {
 /// Neighbours the kernel has by now, by its own list.
 fn neighbours() -> Result<usize> {
     let list = std::fs::read_to_string("/proc/thread-self/net/arp").context("the ARP table")?;
-    Ok(list
-        .lines()
-        .filter(|line| line.starts_with("10.98."))
-        .count())
+    Ok(list.lines().filter(|line| line.starts_with("10.98.")).count())
 }
 
 /// An Ethernet frame with the request of sender number `sender`.
@@ -92,10 +89,6 @@ fn send(socket: &OwnedFd, address: &libc::sockaddr_ll, frame: &[u8]) -> Result<(
             length,
         )
     };
-    ensure!(
-        usize::try_from(sent) == Ok(frame.len()),
-        "sendto: {}",
-        io::Error::last_os_error()
-    );
+    ensure!(usize::try_from(sent) == Ok(frame.len()), "sendto: {}", io::Error::last_os_error());
     Ok(())
 }

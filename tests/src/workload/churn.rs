@@ -14,10 +14,7 @@ const BATCH: usize = 64;
 /// By messages: sent and received at once, but for those kept.
 pub(super) fn messages(args: &ChurnArgs) -> Result<()> {
     let room = args.pairs.checked_div(args.keep_every).unwrap_or(0);
-    ensure!(
-        args.pairs > 0 || args.keep_every == 0,
-        "--keep-every needs --pairs"
-    );
+    ensure!(args.pairs > 0 || args.keep_every == 0, "--keep-every needs --pairs");
     let mut passing = Queues::for_messages(1, args.size_class)?;
     remember(passing.ids());
     let kept_queues = Queues::for_messages(room, args.size_class)?;

@@ -22,10 +22,7 @@ const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 97, 0, 2), 6443
 pub(super) fn run(args: &KubeletArgs) -> Result<()> {
     net::private_network(&[
         &format!("addr add 10.97.0.1/24 dev {}", net::NEAR),
-        &format!(
-            "neigh add 10.97.0.2 lladdr 02:00:00:00:00:99 dev {} nud permanent",
-            net::NEAR
-        ),
+        &format!("neigh add 10.97.0.2 lladdr 02:00:00:00:00:99 dev {} nud permanent", net::NEAR),
     ])?;
     let most = many_descriptors()?;
     protocol::ready(&[])?;
@@ -58,18 +55,10 @@ fn give_up_on_answered(sockets: &[FilteredSocket]) -> Result<()> {
     let Some(newest) = sockets.last() else {
         return Ok(());
     };
-    let mut poll = libc::pollfd {
-        fd: newest.fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: newest.fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: the pointer is to one live `pollfd`, as the count says.
     let events = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ensure!(
-        events == 0,
-        "{SERVER} answered, or an error came back: {:#x}",
-        poll.revents
-    );
+    ensure!(events == 0, "{SERVER} answered, or an error came back: {:#x}", poll.revents);
     Ok(())
 }
 

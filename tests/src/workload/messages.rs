@@ -17,10 +17,7 @@ pub(super) fn send(args: &MsgArgs) -> Result<()> {
         match protocol::next()? {
             Order::Go(count) => {
                 let count = count.unwrap_or(args.count);
-                ensure!(
-                    sent + count <= capacity,
-                    "room for {capacity} messages, {sent} sent"
-                );
+                ensure!(sent + count <= capacity, "room for {capacity} messages, {sent} sent");
                 send_by_threads(&queues, sent, count, args.threads)?;
                 sent += count;
                 protocol::say(&format!("done count={count}"))?;
@@ -52,12 +49,10 @@ fn send_by_threads(queues: &Queues, first: usize, count: usize, threads: usize) 
                 })
             })
             .collect::<Vec<_>>();
-        workers
-            .into_iter()
-            .try_for_each(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(_) => bail!("a thread panicked"),
-            })
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(_) => bail!("a thread panicked"),
+        })
     })
 }
 

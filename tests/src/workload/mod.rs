@@ -205,14 +205,8 @@ fn comm(cli: &Cli) -> Result<Option<Vec<u8>>> {
     if !hex.is_ascii() || hex.len() % 2 != 0 {
         bail!("--comm-hex {hex}: not pairs of hexadecimal digits");
     }
-    let bytes = (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
-    Ok(Some(
-        bytes
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("--comm-hex {hex}"))?,
-    ))
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
+    Ok(Some(bytes.collect::<Result<_, _>>().with_context(|| format!("--comm-hex {hex}"))?))
 }
 
 fn set_comm(name: &[u8]) -> Result<()> {
@@ -222,18 +216,11 @@ fn set_comm(name: &[u8]) -> Result<()> {
 
 /// Remembers queues for removal at the end, however it comes.
 fn remember(ids: &[i32]) {
-    QUEUES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .extend_from_slice(ids);
+    QUEUES.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(ids);
 }
 
 fn remove_queues() {
-    for id in QUEUES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .drain(..)
-    {
+    for id in QUEUES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         if let Err(error) = sysv::remove(id) {
             protocol::complain(&format!("{error:#}"));
         }
@@ -246,15 +233,13 @@ fn clean_up_on_term(leave: bool) -> Result<()> {
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                if !leave {
-                    remove_queues();
-                }
-                std::process::exit(128 + signal as i32);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            if !leave {
+                remove_queues();
             }
-        })?;
+            std::process::exit(128 + signal as i32);
+        }
+    })?;
     Ok(())
 }

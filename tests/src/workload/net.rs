@@ -41,18 +41,8 @@ fn ip(command: &str) -> Result<()> {
 
 /// A filter that lets everything pass, long enough for a 512-class object.
 pub(super) fn filter() -> Vec<libc::sock_filter> {
-    let load = |k| libc::sock_filter {
-        code: 0,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let accept = libc::sock_filter {
-        code: 6,
-        jt: 0,
-        jf: 0,
-        k: u32::MAX,
-    };
+    let load = |k| libc::sock_filter { code: 0, jt: 0, jf: 0, k };
+    let accept = libc::sock_filter { code: 6, jt: 0, jf: 0, k: u32::MAX };
     (1..INSTRUCTIONS).map(load).chain([accept]).collect()
 }
 
@@ -82,14 +72,12 @@ impl FilteredSocket {
             len: u16::try_from(filter.len())?,
             filter: filter.as_ptr().cast_mut(),
         };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-            .context("SO_ATTACH_FILTER")
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).context("SO_ATTACH_FILTER")
     }
 
     /// Sends the first packet of a connection so often that giving up comes early.
     pub(super) fn give_up_early(&self) -> Result<()> {
-        self.set(libc::IPPROTO_TCP, libc::TCP_SYNCNT, &1_i32)
-            .context("TCP_SYNCNT")
+        self.set(libc::IPPROTO_TCP, libc::TCP_SYNCNT, &1_i32).context("TCP_SYNCNT")
     }
 
     /// Begins to connect.
@@ -123,7 +111,5 @@ impl FilteredSocket {
 }
 
 fn in_addr(address: Ipv4Addr) -> libc::in_addr {
-    libc::in_addr {
-        s_addr: u32::from(address).to_be(),
-    }
+    libc::in_addr { s_addr: u32::from(address).to_be() }
 }

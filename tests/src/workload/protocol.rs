@@ -25,9 +25,7 @@ pub(super) fn say(line: &str) -> Result<()> {
     let mut line = line.to_owned();
     line.push('\n');
     let mut out = io::stdout().lock();
-    out.write_all(line.as_bytes())
-        .and_then(|()| out.flush())
-        .context("writing a line")
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).context("writing a line")
 }
 
 /// Prints a line to standard error, if anybody still listens.
@@ -38,11 +36,7 @@ pub(super) fn complain(line: &str) {
 
 /// `ready`, with this process's id and its queues.
 pub(super) fn ready(queues: &[i32]) -> Result<()> {
-    say(&format!(
-        "ready pid={} queues={}",
-        std::process::id(),
-        join(queues)
-    ))
+    say(&format!("ready pid={} queues={}", std::process::id(), join(queues)))
 }
 
 /// Numbers with commas between them.

@@ -12,11 +12,7 @@ use crate::sysv::Queues;
 pub(super) fn run(args: &TreeArgs, leave: bool) -> Result<u8> {
     let queues = Queues::for_messages(args.count, 512)?;
     remember(queues.ids());
-    let line = format!(
-        "pid={} queues={}\n",
-        std::process::id(),
-        protocol::join(queues.ids())
-    );
+    let line = format!("pid={} queues={}\n", std::process::id(), protocol::join(queues.ids()));
     std::fs::File::options()
         .append(true)
         .create(true)

@@ -41,11 +41,7 @@ impl Timeline {
         let end = evidence.snapshot.at_ns;
         let length_s = seconds_since(end);
         let min_age_s = evidence.filter.min_age_s;
-        let min_age_s = if min_age_s.is_finite() {
-            min_age_s.max(0.0)
-        } else {
-            0.0
-        };
+        let min_age_s = if min_age_s.is_finite() { min_age_s.max(0.0) } else { 0.0 };
 
         let mut points: Vec<(u64, Option<usize>)> = evidence
             .history
@@ -91,11 +87,8 @@ impl Timeline {
 
     /// `history` at equal steps of the window.
     pub(super) fn trend(&self, history: &[u64]) -> Vec<u64> {
-        let mut trend: Vec<u64> = self
-            .steps
-            .iter()
-            .map(|step| self.value_at(history, *step))
-            .collect();
+        let mut trend: Vec<u64> =
+            self.steps.iter().map(|step| self.value_at(history, *step)).collect();
         // The last count is taken a moment after the snapshot's time stamp, or before.
         if let (Some(last), Some(count)) = (trend.last_mut(), history.last()) {
             *last = *count;
@@ -147,8 +140,7 @@ impl Series {
         for (sum, count) in self.births.iter_mut().zip(other.births) {
             *sum = sum.saturating_add(count);
         }
-        self.history
-            .resize(self.history.len().max(other.history.len()), 0);
+        self.history.resize(self.history.len().max(other.history.len()), 0);
         for (sum, count) in self.history.iter_mut().zip(&other.history) {
             *sum = sum.saturating_add(*count);
         }
@@ -197,13 +189,7 @@ pub(super) fn sites(evidence: &Evidence, timeline: &Timeline) -> Vec<SiteView> {
     }
     let mut keys: BTreeSet<u64> = snapshot.sites.keys().copied().collect();
     keys.extend(groups.keys());
-    keys.extend(
-        evidence
-            .history
-            .last()
-            .into_iter()
-            .flat_map(|point| point.outstanding.keys()),
-    );
+    keys.extend(evidence.history.last().into_iter().flat_map(|point| point.outstanding.keys()));
 
     let mut views: Vec<SiteView> = keys
         .into_iter()
@@ -240,19 +226,14 @@ fn view(
     series.history = timeline
         .sources
         .iter()
-        .map(
-            |source| match source.and_then(|index| evidence.history.get(index)) {
-                Some(point) => point.outstanding.get(&key).copied().unwrap_or(0),
-                None => series.objects,
-            },
-        )
+        .map(|source| match source.and_then(|index| evidence.history.get(index)) {
+            Some(point) => point.outstanding.get(&key).copied().unwrap_or(0),
+            None => series.objects,
+        })
         .collect();
     // A minimum age hides the young from the groups; they are outstanding all the same.
     let last = evidence.history.last().filter(|_| timeline.min_age_s > 0.0);
-    let last = last
-        .and_then(|point| point.outstanding.get(&key))
-        .copied()
-        .unwrap_or(0);
+    let last = last.and_then(|point| point.outstanding.get(&key)).copied().unwrap_or(0);
     series.held = series.objects.max(last);
     // Counts are read before objects: one allocated in between is in the latter only.
     series.allocated = facts.map_or(0, |facts| facts.allocated).max(series.held);
@@ -263,18 +244,11 @@ fn view(
         _ => 0,
     };
     series.size = site.map_or(only_class, |site| u64::from(site.size));
-    series.bytes = if series.size > 0 {
-        series.objects.saturating_mul(series.size)
-    } else {
-        series.requested
-    };
+    series.bytes =
+        if series.size > 0 { series.objects.saturating_mul(series.size) } else { series.requested };
 
     let owner = site.map_or_else(nobody, |site| {
-        evidence
-            .owners
-            .get(&key)
-            .cloned()
-            .unwrap_or_else(|| owner_by_context(&site))
+        evidence.owners.get(&key).cloned().unwrap_or_else(|| owner_by_context(&site))
     });
     SiteView {
         key,
@@ -312,10 +286,7 @@ fn class_name(size: u64) -> String {
 }
 
 fn nobody() -> Owner {
-    Owner {
-        kind: UNKNOWN.to_owned(),
-        ..Owner::default()
-    }
+    Owner { kind: UNKNOWN.to_owned(), ..Owner::default() }
 }
 
 /// An owner without a name: what the site itself says.
@@ -328,9 +299,5 @@ fn owner_by_context(site: &Site) -> Owner {
         _ => return nobody(),
     };
     let pid = matches!(kind, "process" | "kthread").then_some(site.tgid);
-    Owner {
-        kind: kind.to_owned(),
-        pid,
-        ..Owner::default()
-    }
+    Owner { kind: kind.to_owned(), pid, ..Owner::default() }
 }

@@ -69,23 +69,10 @@ pub(super) fn parts<'a>(evidence: &Evidence, sites: &[&'a SiteView], by: By) -> 
     for site in sites {
         let pieces = divide(evidence, site);
         if by != By::Stack {
-            parts.push(Part {
-                site,
-                series: site.series.clone(),
-                pieces,
-                frames: None,
-            });
+            parts.push(Part { site, series: site.series.clone(), pieces, frames: None });
         } else if pieces.is_empty() {
-            let frames = Frames {
-                kernel: vec![site.function.clone()],
-                user: Vec::new(),
-            };
-            parts.push(Part {
-                site,
-                series: site.series.clone(),
-                pieces,
-                frames: Some(frames),
-            });
+            let frames = Frames { kernel: vec![site.function.clone()], user: Vec::new() };
+            parts.push(Part { site, series: site.series.clone(), pieces, frames: Some(frames) });
         } else {
             let series = divide_series(&site.series, &pieces);
             parts.extend(pieces.into_iter().zip(series).map(|(piece, series)| Part {
@@ -182,10 +169,9 @@ fn key(part: &Part<'_>, level: Level) -> Key {
         },
         Level::By(By::Cache) => Key::Label(site.cache.clone()),
         Level::By(By::Site) => Key::Label(site.function.clone()),
-        Level::By(By::Stack) => part
-            .frames
-            .clone()
-            .map_or_else(|| Key::Label(site.function.clone()), Key::Frames),
+        Level::By(By::Stack) => {
+            part.frames.clone().map_or_else(|| Key::Label(site.function.clone()), Key::Frames)
+        }
     }
 }
 
@@ -198,10 +184,8 @@ pub(super) fn merge(parts: &[Part<'_>], level: Level) -> BTreeMap<Key, Merged> {
     keyed
         .into_iter()
         .map(|(key, indexes)| {
-            let members: Vec<(usize, &Part<'_>)> = indexes
-                .into_iter()
-                .filter_map(|index| Some((index, parts.get(index)?)))
-                .collect();
+            let members: Vec<(usize, &Part<'_>)> =
+                indexes.into_iter().filter_map(|index| Some((index, parts.get(index)?))).collect();
             let merged = merge_one(&key, &members);
             (key, merged)
         })
@@ -216,9 +200,7 @@ fn merge_one(key: &Key, members: &[(usize, &Part<'_>)]) -> Merged {
         let share = caches.entry(part.site.cache.clone()).or_default();
         share.series.add(&part.series);
         share.parts.push(*index);
-        let held = functions
-            .entry((&part.site.cache, &part.site.function))
-            .or_default();
+        let held = functions.entry((&part.site.cache, &part.site.function)).or_default();
         *held = held.saturating_add(part.series.objects);
         processes.insert(process_key(part.site));
     }
@@ -228,11 +210,7 @@ fn merge_one(key: &Key, members: &[(usize, &Part<'_>)]) -> Merged {
         let most = of_cache.max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
         share.function = most.map_or_else(String::new, |((_, function), _)| (*function).to_owned());
     }
-    Merged {
-        owner: owner(key, members),
-        members: processes.len(),
-        caches,
-    }
+    Merged { owner: owner(key, members), members: processes.len(), caches }
 }
 
 fn owner(key: &Key, members: &[(usize, &Part<'_>)]) -> Owner {
@@ -242,9 +220,7 @@ fn owner(key: &Key, members: &[(usize, &Part<'_>)]) -> Owner {
             let size = |part: &Part<'_>| (part.series.bytes, part.series.allocated);
             size(a).cmp(&size(b))
         });
-        return most
-            .map(|(_, part)| part.site.owner.clone())
-            .unwrap_or_default();
+        return most.map(|(_, part)| part.site.owner.clone()).unwrap_or_default();
     }
     let mut owners = members.iter().map(|(_, part)| &part.site.owner);
     let first = owners.next().cloned().unwrap_or_default();
@@ -252,12 +228,7 @@ fn owner(key: &Key, members: &[(usize, &Part<'_>)]) -> Owner {
     match key {
         Key::Process(..) | Key::Program(..) => {}
         // Whatever interrupts and strangers have in common says nothing about who they are.
-        Key::Kind(kind) => {
-            owner = Owner {
-                kind: kind.clone(),
-                ..Owner::default()
-            }
-        }
+        Key::Kind(kind) => owner = Owner { kind: kind.clone(), ..Owner::default() },
         Key::Cgroup(_) => "cgroup".clone_into(&mut owner.kind),
         Key::Pod(_) => "pod".clone_into(&mut owner.kind),
         Key::Label(_) | Key::Frames(_) => {
@@ -309,9 +280,7 @@ pub(super) fn rows(
     timeline: &Timeline,
     by: By,
 ) -> (Vec<OwnerRow>, Vec<StackRow>) {
-    let total: u64 = parts
-        .iter()
-        .fold(0, |sum: u64, part| sum.saturating_add(part.series.bytes));
+    let total: u64 = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.series.bytes));
     let mut owners = Vec::new();
     let mut stacks: Vec<(usize, StackRow)> = Vec::new();
     for (key, group) in merged {
@@ -344,11 +313,7 @@ pub(super) fn rows(
         .collect();
     owners.sort_by(|a, b| {
         let size = |row: &OwnerRow| {
-            (
-                row.outstanding_bytes,
-                row.outstanding_objects,
-                row.allocated_objects,
-            )
+            (row.outstanding_bytes, row.outstanding_objects, row.allocated_objects)
         };
         size(b).cmp(&size(a))
     });
@@ -363,9 +328,7 @@ fn owner_row(
     total: u64,
 ) -> OwnerRow {
     let age = |oldest: u64| {
-        let start = timeline
-            .end_ns
-            .saturating_sub(oldest.max(timeline.start_ns));
+        let start = timeline.end_ns.saturating_sub(oldest.max(timeline.start_ns));
         start as f64 / 1e9
     };
     OwnerRow {
@@ -428,10 +391,7 @@ fn empty_stack(cache: &str, frames: &Frames) -> StackRow {
 /// Keeps the first `top` rows and the stacks that belong to them, numbered anew.
 pub(super) fn keep(top: usize, owners: &mut Vec<OwnerRow>, stacks: &mut Vec<StackRow>) {
     owners.truncate(top);
-    let kept: BTreeSet<u32> = owners
-        .iter()
-        .flat_map(|row| row.stacks.iter().copied())
-        .collect();
+    let kept: BTreeSet<u32> = owners.iter().flat_map(|row| row.stacks.iter().copied()).collect();
     stacks.retain(|row| kept.contains(&row.id));
     let renumbered: BTreeMap<u32, u32> = kept.into_iter().zip(1..).collect();
     for row in stacks {

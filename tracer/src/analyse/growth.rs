@@ -56,11 +56,7 @@ pub(super) struct Growth {
 /// `part / whole` between 0 and 1; 0 of nothing.
 pub(super) fn ratio(part: f64, whole: f64) -> f64 {
     let ratio = part / whole;
-    if ratio.is_finite() {
-        ratio.clamp(0.0, 1.0)
-    } else {
-        0.0
-    }
+    if ratio.is_finite() { ratio.clamp(0.0, 1.0) } else { 0.0 }
 }
 
 /// Objects a second: least squares over the start, where nothing was outstanding, and the counts
@@ -70,35 +66,19 @@ pub(super) fn slope(timeline: &Timeline, history: &[u64]) -> Option<f64> {
     if timeline.length_s <= 0.0 {
         return None;
     }
-    let since_start = std::iter::once((0.0, 0.0)).chain(
-        timeline
-            .seconds
-            .iter()
-            .zip(history)
-            .map(|(at, count)| (*at, *count as f64)),
-    );
+    let since_start = std::iter::once((0.0, 0.0))
+        .chain(timeline.seconds.iter().zip(history).map(|(at, count)| (*at, *count as f64)));
     let points: Vec<(f64, f64)> = since_start.collect();
     let begin = IN_FLIGHT * timeline.length_s;
-    let late: Vec<(f64, f64)> = points
-        .iter()
-        .copied()
-        .filter(|(at, _)| *at >= begin)
-        .collect();
-    least_squares(if late.len() >= MIN_LATE_POINTS {
-        &late
-    } else {
-        &points
-    })
+    let late: Vec<(f64, f64)> = points.iter().copied().filter(|(at, _)| *at >= begin).collect();
+    least_squares(if late.len() >= MIN_LATE_POINTS { &late } else { &points })
 }
 
 fn least_squares(points: &[(f64, f64)]) -> Option<f64> {
     let count = points.len() as f64;
     let mean_x = points.iter().map(|(x, _)| x).sum::<f64>() / count;
     let mean_y = points.iter().map(|(_, y)| y).sum::<f64>() / count;
-    let covariance: f64 = points
-        .iter()
-        .map(|(x, y)| (x - mean_x) * (y - mean_y))
-        .sum();
+    let covariance: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
     let variance: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     let slope = covariance / variance;
     // Adding zero makes a plain 0 of -0.
@@ -120,8 +100,7 @@ impl Survivors {
         let slice_s = timeline.slice_s();
         let older_than = |age_s: f64| {
             let ends = (1..=BIRTH_SLICES).map(|slice| slice as f64 * slice_s);
-            ends.take_while(|end| *end <= timeline.length_s - age_s + 1e-6)
-                .count()
+            ends.take_while(|end| *end <= timeline.length_s - age_s + 1e-6).count()
         };
         Self {
             births: series.births,
@@ -154,21 +133,14 @@ impl Survivors {
             .map(|begin| {
                 (
                     begin,
-                    sum(self
-                        .births
-                        .get(begin..(begin + 2).min(BIRTH_SLICES))
-                        .unwrap_or_default()),
+                    sum(self.births.get(begin..(begin + 2).min(BIRTH_SLICES)).unwrap_or_default()),
                 )
             })
             .max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0)))?;
         let outside = total.saturating_sub(held);
         let empty = |slice: usize| self.births.get(slice).is_none_or(|count| *count == 0);
         let begin = if empty(begin) { begin + 1 } else { begin };
-        let end = if empty(begin + 1) {
-            begin + 1
-        } else {
-            begin + 2
-        };
+        let end = if empty(begin + 1) { begin + 1 } else { begin + 2 };
         (outside < MIN_SETTLED && outside.saturating_mul(20) <= total).then_some((begin, end))
     }
 
@@ -204,9 +176,7 @@ impl Survivors {
 }
 
 fn sum(counts: &[u64]) -> u64 {
-    counts
-        .iter()
-        .fold(0, |sum, count| sum.saturating_add(*count))
+    counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 /// What the residue of `series` looks like.
@@ -237,9 +207,7 @@ pub(super) fn pattern(timeline: &Timeline, series: &Series) -> Pattern {
         } else if young < MIN_SETTLED {
             Pattern::Few
         } else {
-            Pattern::Recent {
-                since_s: survivors.settled as f64 * survivors.slice_s,
-            }
+            Pattern::Recent { since_s: survivors.settled as f64 * survivors.slice_s }
         };
     }
     settled_pattern(timeline, series, &survivors, &capped)
@@ -258,9 +226,7 @@ fn settled_pattern(
     let occupied_quarters = quarters.iter().filter(|count| **count > 0).count();
     let occupied_slices = capped.iter().filter(|count| **count > 0).count();
     if late < old / 3 || survivors.stopped() {
-        return Pattern::WarmUp {
-            until_s: survivors.until_s(),
-        };
+        return Pattern::WarmUp { until_s: survivors.until_s() };
     }
     let since = capped.iter().position(|count| *count > 0).unwrap_or(0);
     let since_s = since as f64 * survivors.slice_s;
@@ -275,11 +241,7 @@ fn settled_pattern(
             steady: occupied_quarters == 4
                 && occupied_slices >= 5
                 && largest as f64 <= 0.6 * settled as f64,
-            since_s: if since <= capped.len() / 4 {
-                0.0
-            } else {
-                since_s
-            },
+            since_s: if since <= capped.len() / 4 { 0.0 } else { since_s },
         });
     }
     if flat {
@@ -331,9 +293,7 @@ pub(super) fn diffuse(timeline: &Timeline, series: &Series) -> f64 {
         return 0.0;
     }
     let [first, second, third, fourth] = quarters(&capped);
-    let half = first
-        .saturating_add(second)
-        .min(third.saturating_add(fourth));
+    let half = first.saturating_add(second).min(third.saturating_add(fourth));
     2.0 * half as f64 / (capped.len() as f64 * survivors.slice_s)
 }
 
@@ -343,9 +303,7 @@ mod tests {
 
     #[test]
     fn a_line_has_its_slope_and_a_single_instant_has_none() {
-        let line: Vec<(f64, f64)> = (0..10)
-            .map(|x| (f64::from(x), 3.0 * f64::from(x)))
-            .collect();
+        let line: Vec<(f64, f64)> = (0..10).map(|x| (f64::from(x), 3.0 * f64::from(x))).collect();
         assert!((least_squares(&line).unwrap() - 3.0).abs() < 1e-9);
         assert_eq!(least_squares(&[(1.0, 1.0)]), None);
         assert_eq!(least_squares(&[(1.0, 1.0), (1.0, 2.0)]), None);
@@ -355,13 +313,7 @@ mod tests {
     #[test]
     fn a_share_is_never_outside_its_bounds() {
         assert!((ratio(1.0, 4.0) - 0.25).abs() < 1e-12);
-        for (part, whole) in [
-            (0.0, 0.0),
-            (1.0, 0.0),
-            (-1.0, 2.0),
-            (3.0, 2.0),
-            (f64::NAN, 1.0),
-        ] {
+        for (part, whole) in [(0.0, 0.0), (1.0, 0.0), (-1.0, 2.0), (3.0, 2.0), (f64::NAN, 1.0)] {
             assert!((0.0..=1.0).contains(&ratio(part, whole)));
         }
     }

@@ -159,16 +159,12 @@ impl Select {
 
     fn takes(&self, owner: &Owner, family: bool) -> bool {
         let matches = |glob: &Option<GlobMatcher>, names: &[Option<&str>]| {
-            glob.as_ref()
-                .is_none_or(|glob| names.iter().flatten().any(|name| glob.is_match(name)))
+            glob.as_ref().is_none_or(|glob| names.iter().flatten().any(|name| glob.is_match(name)))
         };
         let cgroup = owner.cgroup.as_deref();
         self.pid.is_none_or(|pid| owner.pid == Some(pid))
             && matches(&self.comm, &[owner.comm.as_deref()])
-            && matches(
-                &self.cgroup,
-                &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))],
-            )
+            && matches(&self.cgroup, &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))])
             && matches(&self.pod, &[owner.pod.as_deref(), owner.pod_uid.as_deref()])
             && (family || !self.family_only)
     }
@@ -179,10 +175,8 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
     let timeline = facts::Timeline::new(evidence);
     let all = facts::sites(evidence, &timeline);
     let checks = reconcile::check(evidence, &all);
-    let shown: Vec<&facts::SiteView> = all
-        .iter()
-        .filter(|site| options.select.takes(&site.owner, site.family))
-        .collect();
+    let shown: Vec<&facts::SiteView> =
+        all.iter().filter(|site| options.select.takes(&site.owner, site.family)).collect();
 
     let parts = group::parts(evidence, &shown, options.by);
     let merged = group::merge(&parts, group::Level::By(options.by));
@@ -199,10 +193,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         by: options.by,
         family: options.select.family_only,
     };
-    let verdict::Judgement {
-        verdict,
-        notes: judged,
-    } = verdict::judge(&case);
+    let verdict::Judgement { verdict, notes: judged } = verdict::judge(&case);
     let mut notes = evidence.notes.clone();
     notes.extend(judged);
     notes.extend(reconcile::notes(&checks));

@@ -171,24 +171,14 @@ impl Kernel {
         if names.is_empty() || before.is_empty() || after.is_empty() {
             return None;
         }
-        let mut kernel = Self {
-            growth: 0,
-            floor: 0,
-        };
+        let mut kernel = Self { growth: 0, floor: 0 };
         for name in names {
             let count = |map: &HashMap<String, SlabCount>| map.get(*name).copied();
-            let (was, is) = (
-                count(before).unwrap_or_default(),
-                count(after).unwrap_or_default(),
-            );
+            let (was, is) = (count(before).unwrap_or_default(), count(after).unwrap_or_default());
             let grown = i128::from(is.active_objects) - i128::from(was.active_objects);
             let grown = i64::try_from(grown).unwrap_or(i64::MAX);
             kernel.growth = kernel.growth.saturating_add(grown);
-            let floor = floor(
-                evidence.cpus,
-                is.objects_per_slab.max(was.objects_per_slab),
-                size,
-            );
+            let floor = floor(evidence.cpus, is.objects_per_slab.max(was.objects_per_slab), size);
             kernel.floor = kernel.floor.saturating_add(floor);
         }
         Some(kernel)
@@ -203,19 +193,13 @@ impl Kernel {
         let off = self.growth.saturating_sub(held);
         let close = off.saturating_abs() <= self.floor;
         if held <= self.floor {
-            return if off > self.floor {
-                Agreement::Short
-            } else {
-                Agreement::TooSmall
-            };
+            return if off > self.floor { Agreement::Short } else { Agreement::TooSmall };
         }
         if close {
             return Agreement::Agrees;
         }
         if self.growth < held / 2 {
-            return Agreement::Refuted {
-                significant: self.growth > self.floor,
-            };
+            return Agreement::Refuted { significant: self.growth > self.floor };
         }
         let explained = held as f64 / self.growth as f64;
         if AGREES.contains(&explained) {
@@ -244,16 +228,12 @@ fn floor(cpus: u32, objects_per_slab: u64, size: u64) -> i64 {
 /// Names by which slabinfo knows a cache: its own, and for `kmalloc-512` also
 /// `kmalloc-rnd-NN-512`, between which the kernel chooses by a secret.
 fn aliases<'a>(cache: &'a str, evidence: &'a Evidence) -> BTreeSet<&'a str> {
-    let class = cache
-        .strip_prefix("kmalloc-")
-        .filter(|class| is_class(class));
+    let class = cache.strip_prefix("kmalloc-").filter(|class| is_class(class));
     let alias = |name: &str| {
         name == cache
             || class.is_some_and(|class| {
                 let random = name.strip_prefix("kmalloc-rnd-");
-                random
-                    .and_then(|rest| rest.split_once('-'))
-                    .is_some_and(|(_, of)| of == class)
+                random.and_then(|rest| rest.split_once('-')).is_some_and(|(_, of)| of == class)
             })
     };
     names(evidence).filter(|name| alias(name)).collect()
@@ -261,17 +241,11 @@ fn aliases<'a>(cache: &'a str, evidence: &'a Evidence) -> BTreeSet<&'a str> {
 
 /// Every cache that serves a kmalloc class.
 fn class_names<'a>(of: &str, evidence: &'a Evidence) -> BTreeSet<&'a str> {
-    names(evidence)
-        .filter(|name| class(name) == Some(of))
-        .collect()
+    names(evidence).filter(|name| class(name) == Some(of)).collect()
 }
 
 fn names(evidence: &Evidence) -> impl Iterator<Item = &str> {
-    evidence
-        .slab_before
-        .keys()
-        .chain(evidence.slab_after.keys())
-        .map(String::as_str)
+    evidence.slab_before.keys().chain(evidence.slab_after.keys()).map(String::as_str)
 }
 
 /// The size class, `512` or `1k`, of a cache that serves kmalloc.
@@ -305,14 +279,7 @@ mod tests {
             assert_eq!(class(name), Some("512"), "{name}");
         }
         assert_eq!(class("kmalloc-cg-1k"), Some("1k"));
-        for name in [
-            "dentry",
-            "biovec-128",
-            "kmalloc-",
-            "kmalloc-cg",
-            "sgpool-8",
-            "",
-        ] {
+        for name in ["dentry", "biovec-128", "kmalloc-", "kmalloc-cg", "sgpool-8", ""] {
             assert_eq!(class(name), None, "{name}");
         }
     }
@@ -335,21 +302,9 @@ mod tests {
         assert_eq!(kernel(1000).agreement(50), Agreement::Short);
         assert_eq!(kernel(25_000).agreement(10_000), Agreement::Short);
         assert_eq!(kernel(7000).agreement(10_000), Agreement::Over);
-        assert_eq!(
-            kernel(5).agreement(1000),
-            Agreement::Refuted { significant: false }
-        );
-        assert_eq!(
-            kernel(400).agreement(1000),
-            Agreement::Refuted { significant: true }
-        );
-        assert_eq!(
-            kernel(-500).agreement(1000),
-            Agreement::Refuted { significant: false }
-        );
-        assert_eq!(
-            kernel(i64::MIN).agreement(u64::MAX),
-            Agreement::Refuted { significant: false }
-        );
+        assert_eq!(kernel(5).agreement(1000), Agreement::Refuted { significant: false });
+        assert_eq!(kernel(400).agreement(1000), Agreement::Refuted { significant: true });
+        assert_eq!(kernel(-500).agreement(1000), Agreement::Refuted { significant: false });
+        assert_eq!(kernel(i64::MIN).agreement(u64::MAX), Agreement::Refuted { significant: false });
     }
 }

@@ -26,11 +26,7 @@ pub(super) fn signed(growth: Option<i64>) -> String {
 
 /// `1,000 objects`, `1 object`.
 pub(super) fn objects(number: u64) -> String {
-    if number == 1 {
-        "1 object".to_owned()
-    } else {
-        format!("{} objects", count(number))
-    }
+    if number == 1 { "1 object".to_owned() } else { format!("{} objects", count(number)) }
 }
 
 /// `235 KiB`.
@@ -108,18 +104,10 @@ pub(super) fn owner(owner: &Owner, members: usize) -> String {
         "unknown" => "an unknown owner".to_owned(),
         "cgroup" | "pod" => place.map_or_else(
             || format!("{} without a name", owner.kind),
-            |place| {
-                format!(
-                    "{} {place}",
-                    if owner.pod.is_some() { "pod" } else { "cgroup" }
-                )
-            },
+            |place| format!("{} {place}", if owner.pod.is_some() { "pod" } else { "cgroup" }),
         ),
         kind => {
-            let name = owner
-                .comm
-                .as_deref()
-                .map_or("an unnamed process", |comm| comm);
+            let name = owner.comm.as_deref().map_or("an unnamed process", |comm| comm);
             let mut details = Vec::new();
             if members > 1 {
                 details.push(format!("{} processes", count(members as u64)));
@@ -158,21 +146,13 @@ fn place(owner: &Owner) -> Option<String> {
         return Some(place);
     }
     // The end of a path says more than its beginning.
-    Some(
-        std::iter::once('…')
-            .chain(place.chars().skip(length + 1 - PLACE_LEN))
-            .collect(),
-    )
+    Some(std::iter::once('…').chain(place.chars().skip(length + 1 - PLACE_LEN)).collect())
 }
 
 /// A sentence of its own.
 pub(super) fn capitalise(reason: &str) -> String {
     let mut chars = reason.chars();
-    let first: String = chars
-        .next()
-        .into_iter()
-        .flat_map(char::to_uppercase)
-        .collect();
+    let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
     format!("{first}{}.", chars.as_str())
 }
 
@@ -236,19 +216,10 @@ mod tests {
             ..kubelet.clone()
         };
         assert_eq!(owner(&gone, 1), "kubelet (pid 1165, exited, shop/web-0)");
-        let many = Owner {
-            pid: None,
-            exited: None,
-            unit: None,
-            cgroup: None,
-            ..kubelet
-        };
+        let many = Owner { pid: None, exited: None, unit: None, cgroup: None, ..kubelet };
         assert_eq!(owner(&many, 40), "kubelet (40 processes)");
-        let deep = Owner {
-            kind: "cgroup".to_owned(),
-            cgroup: Some("/a".repeat(100)),
-            ..Owner::default()
-        };
+        let deep =
+            Owner { kind: "cgroup".to_owned(), cgroup: Some("/a".repeat(100)), ..Owner::default() };
         assert!(owner(&deep, 1).chars().count() < 50);
     }
 }

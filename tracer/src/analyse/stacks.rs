@@ -54,18 +54,10 @@ pub(super) fn divide(evidence: &Evidence, site: &SiteView) -> Vec<Piece> {
         *weight = weight.saturating_add(stands_for);
         *oldest = (*oldest).into_iter().chain([group.oldest_ns]).min();
     }
-    let call_site = Frames {
-        kernel: vec![site.function.clone()],
-        user: Vec::new(),
-    };
+    let call_site = Frames { kernel: vec![site.function.clone()], user: Vec::new() };
     if paths.is_empty() {
         let oldest_ns = site.series.oldest_ns;
-        return vec![Piece {
-            frames: call_site,
-            objects: total,
-            oldest_ns,
-            estimated: false,
-        }];
+        return vec![Piece { frames: call_site, objects: total, oldest_ns, estimated: false }];
     }
     let weights: Vec<u64> = paths.values().map(|(weight, _)| *weight).collect();
     let only_call_site = paths.len() == 1 && paths.contains_key(&call_site);
@@ -151,10 +143,7 @@ mod tests {
         assert_eq!(apportion(5, &[0, 0]), [5, 0]);
         assert_eq!(apportion(5, &[]), [0_u64; 0]);
         assert_eq!(
-            apportion(u64::MAX, &[u64::MAX, u64::MAX])
-                .iter()
-                .map(|p| u128::from(*p))
-                .sum::<u128>(),
+            apportion(u64::MAX, &[u64::MAX, u64::MAX]).iter().map(|p| u128::from(*p)).sum::<u128>(),
             u128::from(u64::MAX)
         );
     }

@@ -33,10 +33,7 @@ pub(super) fn process(pid: u32, comm: &str) -> Owner {
 
 /// An owner that is no process.
 pub(super) fn kind(kind: &str) -> Owner {
-    Owner {
-        kind: kind.to_owned(),
-        ..Owner::default()
-    }
+    Owner { kind: kind.to_owned(), ..Owner::default() }
 }
 
 /// As many in every slice from `begin` up to `end`.
@@ -63,10 +60,7 @@ impl World {
                 cgroup: Some("v2".to_owned()),
                 hostname: "node7".to_owned(),
             },
-            filter: Filter {
-                size_classes: vec![512],
-                ..Filter::default()
-            },
+            filter: Filter { size_classes: vec![512], ..Filter::default() },
             snapshot: Snapshot {
                 start_ns: START,
                 at_ns,
@@ -84,10 +78,7 @@ impl World {
             mem_available_bytes: Some(8 << 30),
             cpus: 2,
             cgroups: Cgroups::default(),
-            loss: Loss {
-                missed_events: Some(0),
-                ..Loss::default()
-            },
+            loss: Loss { missed_events: Some(0), ..Loss::default() },
             cost: Cost::default(),
             command: None,
             notes: Vec::new(),
@@ -118,10 +109,7 @@ impl World {
             },
             ..Site::default()
         };
-        self.evidence
-            .snapshot
-            .sites
-            .insert(key, SiteFacts { site, allocated: 0 });
+        self.evidence.snapshot.sites.insert(key, SiteFacts { site, allocated: 0 });
         self.evidence.owners.insert(key, owner);
         self.evidence.cache_names.insert(key, cache.to_owned());
         key
@@ -149,11 +137,7 @@ impl World {
         let snapshot = &mut self.evidence.snapshot;
         let slice = (snapshot.at_ns - snapshot.start_ns) / BIRTH_SLICES as u64;
         let first = births.iter().position(|count| *count > 0).unwrap_or(0) as u64;
-        let key = GroupKey {
-            site,
-            kernel_stack: stack.0,
-            user_stack: -1,
-        };
+        let key = GroupKey { site, kernel_stack: stack.0, user_stack: -1 };
         if objects > 0 {
             let group = Group {
                 objects,
@@ -178,18 +162,11 @@ impl World {
 
     /// By slabinfo a cache grew by so many.
     pub(super) fn slab(&mut self, cache: &str, growth: i64) -> &mut Self {
-        let count = |active_objects| SlabCount {
-            active_objects,
-            objects_per_slab: 16,
-        };
+        let count = |active_objects| SlabCount { active_objects, objects_per_slab: 16 };
         let before = 1_000_000_u64;
-        self.evidence
-            .slab_before
-            .insert(cache.to_owned(), count(before));
+        self.evidence.slab_before.insert(cache.to_owned(), count(before));
         let after = before.saturating_add_signed(growth);
-        self.evidence
-            .slab_after
-            .insert(cache.to_owned(), count(after));
+        self.evidence.slab_after.insert(cache.to_owned(), count(after));
         self
     }
 }

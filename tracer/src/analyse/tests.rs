@@ -13,13 +13,7 @@ fn report(world: &World) -> Report {
 }
 
 fn by(world: &World, by: By) -> Report {
-    analyse(
-        &world.evidence,
-        &Options {
-            by,
-            ..Options::default()
-        },
-    )
+    analyse(&world.evidence, &Options { by, ..Options::default() })
 }
 
 fn close(value: Option<f64>, expected: f64) -> bool {
@@ -45,10 +39,7 @@ fn a_leak_among_a_hundredfold_churn_is_named_with_high_confidence() {
     let report = report(&world);
     let verdict = &report.verdict;
     assert!(verdict.growing);
-    assert_eq!(
-        verdict.owner.as_ref().unwrap().comm.as_deref(),
-        Some("kubelet")
-    );
+    assert_eq!(verdict.owner.as_ref().unwrap().comm.as_deref(), Some("kubelet"));
     assert_eq!(verdict.cache.as_deref(), Some("kmalloc-512"));
     assert!(verdict.share.unwrap() > 0.95, "{verdict:?}");
     assert!(close(verdict.growth_bytes_per_s, 256_000.0), "{verdict:?}");
@@ -62,10 +53,7 @@ fn a_leak_among_a_hundredfold_churn_is_named_with_high_confidence() {
     );
     let row = &report.owners[0];
     assert_eq!((row.allocated_objects, row.freed_objects), (10_500, 500));
-    assert_eq!(
-        (row.outstanding_objects, row.outstanding_bytes),
-        (10_000, 5_120_000)
-    );
+    assert_eq!((row.outstanding_objects, row.outstanding_bytes), (10_000, 5_120_000));
     assert_eq!(row.requested_bytes, 4_640_000);
     assert_eq!(row.growth_bytes_per_s, verdict.growth_bytes_per_s);
     assert_eq!(row.trend.len(), 10);
@@ -89,11 +77,7 @@ fn churn_alone_is_no_growth() {
     world.slab("kmalloc-512", 30);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
-    assert!(
-        verdict.summary.starts_with("churn: "),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.starts_with("churn: "), "{}", verdict.summary);
     assert_eq!(verdict.growth_bytes_per_s, None);
     assert_eq!(verdict.exhausts_memory_in_s, None);
     assert!(close(verdict.share, 0.25));
@@ -114,11 +98,7 @@ fn objects_that_live_for_a_fifth_of_the_window_are_churn() {
     }
     let verdict = report(&world).verdict;
     assert!(!verdict.growing, "{}", verdict.summary);
-    assert!(
-        verdict.summary.starts_with("churn: "),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.starts_with("churn: "), "{}", verdict.summary);
 }
 
 #[test]
@@ -128,16 +108,11 @@ fn a_slow_leak_under_its_own_churn_is_found() {
     let mut world = World::new(20);
     let site = world.site(process(7, "mixed"));
     world.left(site, births, 500_000, 3000);
-    world.evidence.history[19]
-        .outstanding
-        .insert(site, total(births));
+    world.evidence.history[19].outstanding.insert(site, total(births));
     world.slab("kmalloc-512", 3300);
     let verdict = report(&world).verdict;
     assert!(verdict.growing, "{}", verdict.summary);
-    assert!(
-        close(verdict.growth_bytes_per_s, 10.0 * 512.0),
-        "{verdict:?}"
-    );
+    assert!(close(verdict.growth_bytes_per_s, 10.0 * 512.0), "{verdict:?}");
 }
 
 #[test]
@@ -149,55 +124,37 @@ fn warm_up_is_no_growth() {
     world.left(site, births, 10, 0).slab("kmalloc-512", 1230);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
-    assert!(
-        verdict.summary.starts_with("warm-up: starter"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.starts_with("warm-up: starter"), "{}", verdict.summary);
     assert_eq!(verdict.owner.unwrap().pid, Some(7));
     assert_eq!(verdict.confidence, Confidence::High);
 }
 
 #[test]
 fn a_cache_that_fills_ever_more_slowly_is_warm_up() {
-    let births = [
-        400, 300, 200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 2, 1, 1,
-    ];
+    let births = [400, 300, 200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 2, 1, 1];
     let mut world = World::new(20);
     let site = world.site(process(7, "filling"));
     world.left(site, births, 0, 0).slab("kmalloc-512", 1432);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing, "{}", verdict.summary);
-    assert!(
-        verdict.summary.starts_with("warm-up: filling"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.starts_with("warm-up: filling"), "{}", verdict.summary);
 }
 
 #[test]
 fn a_leak_that_stopped_is_no_growth() {
     let mut world = World::new(20);
     let site = world.site(process(7, "was"));
-    world
-        .left(site, even(100, 0..14), 0, 0)
-        .slab("kmalloc-512", 1400);
+    world.left(site, even(100, 0..14), 0, 0).slab("kmalloc-512", 1400);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing, "{}", verdict.summary);
-    assert!(
-        verdict.summary.contains("first 14 s"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("first 14 s"), "{}", verdict.summary);
 }
 
 #[test]
 fn a_burst_is_dated() {
     let mut world = World::new(20);
     let site = world.site(process(7, "msgsnd"));
-    world
-        .left(site, even(10_000, 5..6), 0, 0)
-        .slab("kmalloc-512", 10_000);
+    world.left(site, even(10_000, 5..6), 0, 0).slab("kmalloc-512", 10_000);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
     assert_eq!(
@@ -213,16 +170,10 @@ fn a_burst_is_dated() {
 fn a_burst_at_the_end_asks_for_a_longer_run() {
     let mut world = World::new(20);
     let site = world.site(process(7, "msgsnd"));
-    world
-        .left(site, even(10_000, 19..20), 0, 0)
-        .slab("kmalloc-512", 10_000);
+    world.left(site, even(10_000, 19..20), 0, 0).slab("kmalloc-512", 10_000);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
-    assert!(
-        verdict.summary.contains("run longer"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("run longer"), "{}", verdict.summary);
     assert_eq!(verdict.confidence, Confidence::Low);
 }
 
@@ -232,15 +183,10 @@ fn a_burst_neither_hides_a_leak_nor_counts_as_growth() {
     births[0] = 10_000;
     let mut world = World::new(20);
     let leak = world.site(process(7, "leak"));
-    world
-        .left(leak, births, 0, 0)
-        .slab("kmalloc-512", total(births) as i64);
+    world.left(leak, births, 0, 0).slab("kmalloc-512", total(births) as i64);
     let verdict = report(&world).verdict;
     assert!(verdict.growing, "{}", verdict.summary);
-    assert!(
-        close(verdict.growth_bytes_per_s, 20.0 * 512.0),
-        "{verdict:?}"
-    );
+    assert!(close(verdict.growth_bytes_per_s, 20.0 * 512.0), "{verdict:?}");
 }
 
 #[test]
@@ -261,39 +207,22 @@ fn a_leak_in_batches_every_few_seconds_grows() {
 fn a_leak_that_begins_within_the_window_grows() {
     let mut world = World::new(20);
     let site = world.site(process(7, "late"));
-    world
-        .left(site, even(100, 9..20), 0, 0)
-        .slab("kmalloc-512", 1100);
+    world.left(site, even(100, 9..20), 0, 0).slab("kmalloc-512", 1100);
     let verdict = report(&world).verdict;
     assert!(verdict.growing, "{}", verdict.summary);
-    assert_eq!(
-        verdict.confidence,
-        Confidence::Medium,
-        "{}",
-        verdict.summary
-    );
+    assert_eq!(verdict.confidence, Confidence::Medium, "{}", verdict.summary);
 }
 
 #[test]
 fn missed_frees_that_slabinfo_contradicts_are_no_growth() {
     let mut world = World::new(20);
     let site = world.site(process(7, "timerfd"));
-    world
-        .left(site, even(100, 0..20), 0, 0)
-        .slab("kmalloc-512", 3);
+    world.left(site, even(100, 0..20), 0, 0).slab("kmalloc-512", 3);
     let report = report(&world);
     assert!(!report.verdict.growing);
     assert_eq!(report.verdict.confidence, Confidence::Low);
-    assert!(
-        report.verdict.summary.contains("frees were missed"),
-        "{}",
-        report.verdict.summary
-    );
-    assert!(
-        report.notes.iter().any(|note| note.contains("RCU")),
-        "{:?}",
-        report.notes
-    );
+    assert!(report.verdict.summary.contains("frees were missed"), "{}", report.verdict.summary);
+    assert!(report.notes.iter().any(|note| note.contains("RCU")), "{:?}", report.notes);
     assert_eq!(report.caches[0].explained, None);
 
     world.evidence.loss.frees_of_older_objects = Some(1990);
@@ -305,9 +234,7 @@ fn missed_frees_that_slabinfo_contradicts_are_no_growth() {
 fn a_cache_that_does_grow_keeps_its_verdict_with_low_confidence() {
     let mut world = World::new(20);
     let site = world.site(process(7, "half"));
-    world
-        .left(site, even(100, 0..20), 0, 0)
-        .slab("kmalloc-512", 700);
+    world.left(site, even(100, 0..20), 0, 0).slab("kmalloc-512", 700);
     let verdict = report(&world).verdict;
     assert!(verdict.growing);
     assert_eq!(verdict.confidence, Confidence::Low);
@@ -321,11 +248,7 @@ fn growth_that_was_not_traced_lowers_confidence() {
         let verdict = report(&world).verdict;
         assert!(verdict.growing);
         assert_eq!(verdict.confidence, level);
-        assert!(
-            verdict.summary.contains("it explains only"),
-            "{}",
-            verdict.summary
-        );
+        assert!(verdict.summary.contains("it explains only"), "{}", verdict.summary);
     }
     let mut world = World::new(20);
     let site = world.site(process(7, "tidy"));
@@ -333,11 +256,7 @@ fn growth_that_was_not_traced_lowers_confidence() {
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
     assert_eq!(verdict.confidence, Confidence::Low);
-    assert!(
-        verdict.summary.contains("not traced"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("not traced"), "{}", verdict.summary);
 }
 
 #[test]
@@ -347,32 +266,16 @@ fn slabinfo_is_asked_under_every_name_of_the_cache() {
     for index in 1..=15 {
         world.slab(&format!("kmalloc-rnd-{index:02}-512"), 640);
     }
-    assert_eq!(
-        report(&world).caches[0].slabinfo_growth_objects,
-        Some(700 + 15 * 640)
-    );
+    assert_eq!(report(&world).caches[0].slabinfo_growth_objects, Some(700 + 15 * 640));
 
     // msgsnd's objects lie in a bucket cache, which the tracepoint does not know of.
     let mut world = incident();
-    world
-        .slab("kmalloc-512", 4)
-        .slab("msg_msg-512", 10_400)
-        .slab("biovec-512", 50_000);
+    world.slab("kmalloc-512", 4).slab("msg_msg-512", 10_400).slab("biovec-512", 50_000);
     let report = report(&world);
-    assert_eq!(
-        report.verdict.confidence,
-        Confidence::High,
-        "{}",
-        report.verdict.summary
-    );
+    assert_eq!(report.verdict.confidence, Confidence::High, "{}", report.verdict.summary);
     assert_eq!(report.caches[0].slabinfo_growth_objects, Some(4));
     assert!(close(report.caches[0].explained, 0.996));
-    assert!(
-        report
-            .notes
-            .iter()
-            .any(|note| note.contains("together with the other caches"))
-    );
+    assert!(report.notes.iter().any(|note| note.contains("together with the other caches")));
 }
 
 #[test]
@@ -381,12 +284,7 @@ fn without_slabinfo_confidence_is_medium() {
     world.evidence.slab_before.clear();
     let report = report(&world);
     assert_eq!(report.verdict.confidence, Confidence::Medium);
-    assert!(
-        report
-            .verdict
-            .summary
-            .contains("slabinfo could not be read")
-    );
+    assert!(report.verdict.summary.contains("slabinfo could not be read"));
     assert_eq!(report.caches[0].slabinfo_growth_objects, None);
 }
 
@@ -397,19 +295,13 @@ fn losses_lower_confidence_and_say_so() {
     let lowered = report(&world);
     assert_eq!(lowered.verdict.confidence, Confidence::Medium);
     assert!(lowered.verdict.summary.contains("1 object was not tracked"));
-    assert!(
-        lowered
-            .notes
-            .iter()
-            .any(|note| note.contains("upper bound"))
-    );
+    assert!(lowered.notes.iter().any(|note| note.contains("upper bound")));
 
     world.evidence.loss.untracked_objects = 4000;
     let low = report(&world).verdict;
     assert_eq!(low.confidence, Confidence::Low);
     assert!(
-        low.summary
-            .ends_with("low confidence: 4,000 objects were not tracked."),
+        low.summary.ends_with("low confidence: 4,000 objects were not tracked."),
         "{}",
         low.summary
     );
@@ -422,12 +314,7 @@ fn losses_lower_confidence_and_say_so() {
     world.evidence.loss.missed_events = None;
     let unknown = report(&world);
     assert_eq!(unknown.verdict.confidence, Confidence::High);
-    assert!(
-        unknown
-            .notes
-            .iter()
-            .any(|note| note.contains("recursion guard"))
-    );
+    assert!(unknown.notes.iter().any(|note| note.contains("recursion guard")));
 }
 
 #[test]
@@ -439,16 +326,9 @@ fn an_unknown_owner_is_counted_but_not_blamed() {
     assert!(report.verdict.growing);
     assert_eq!(report.verdict.owner.as_ref().unwrap().kind, "unknown");
     assert_eq!(report.verdict.confidence, Confidence::Low);
-    assert!(
-        report.verdict.summary.contains("owner unknown"),
-        "{}",
-        report.verdict.summary
-    );
+    assert!(report.verdict.summary.contains("owner unknown"), "{}", report.verdict.summary);
     let row = &report.owners[0];
-    assert_eq!(
-        (row.cache.as_str(), row.outstanding_objects),
-        ("unknown", 40_020)
-    );
+    assert_eq!((row.cache.as_str(), row.outstanding_objects), ("unknown", 40_020));
     assert_eq!(row.outstanding_bytes, 40_020 * 512);
     assert_eq!(report.stacks[0].kernel, ["unknown"]);
 
@@ -481,20 +361,11 @@ fn interrupts_have_rows_of_their_own() {
 #[test]
 fn an_exited_process_keeps_its_name() {
     let mut world = World::new(20);
-    let gone = Owner {
-        exited: Some(true),
-        ..process(7, "gone")
-    };
+    let gone = Owner { exited: Some(true), ..process(7, "gone") };
     let site = world.site(gone);
-    world
-        .left(site, even(500, 2..3), 0, 0)
-        .slab("kmalloc-512", 500);
+    world.left(site, even(500, 2..3), 0, 0).slab("kmalloc-512", 500);
     let verdict = report(&world).verdict;
-    assert!(
-        verdict.summary.contains("gone (pid 7, exited"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("gone (pid 7, exited"), "{}", verdict.summary);
     assert_eq!(verdict.owner.unwrap().exited, Some(true));
 }
 
@@ -503,29 +374,18 @@ fn a_pid_used_twice_is_two_owners_and_a_moved_process_is_one() {
     let mut world = World::new(20);
     let first = world.site_of(process(7, "old"), 100, 512, "kmalloc-512");
     let second = world.site_of(process(7, "new"), 200, 512, "kmalloc-512");
-    world
-        .left(first, even(10, 2..3), 0, 0)
-        .left(second, even(30, 12..13), 0, 0);
+    world.left(first, even(10, 2..3), 0, 0).left(second, even(30, 12..13), 0, 0);
     let rows = report(&world).owners;
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0].owner.comm.as_deref(), Some("new"));
     assert_eq!(rows[1].owner.comm.as_deref(), Some("old"));
 
     let mut world = World::new(20);
-    let home = Owner {
-        cgroup: Some("/home".to_owned()),
-        unit: None,
-        ..process(7, "mover")
-    };
-    let away = Owner {
-        cgroup: Some("/away".to_owned()),
-        ..home.clone()
-    };
+    let home = Owner { cgroup: Some("/home".to_owned()), unit: None, ..process(7, "mover") };
+    let away = Owner { cgroup: Some("/away".to_owned()), ..home.clone() };
     let before = world.site_of(home, 100, 512, "kmalloc-512");
     let after = world.site_of(away.clone(), 100, 512, "kmalloc-512");
-    world
-        .left(before, even(10, 2..3), 0, 0)
-        .left(after, even(30, 12..13), 0, 0);
+    world.left(before, even(10, 2..3), 0, 0).left(after, even(30, 12..13), 0, 0);
     let merged = report(&world);
     assert_eq!(merged.owners.len(), 1);
     assert_eq!(merged.owners[0].owner, away);
@@ -543,28 +403,16 @@ fn a_pid_used_twice_is_two_owners_and_a_moved_process_is_one() {
 fn a_program_run_again_and_again_is_found_by_its_name() {
     let mut world = World::new(20);
     for run in 0..60_u32 {
-        let probe = Owner {
-            exited: Some(true),
-            ..process(3000 + run, "runc")
-        };
+        let probe = Owner { exited: Some(true), ..process(3000 + run, "runc") };
         let site = world.site(probe);
-        world.left(
-            site,
-            even(20, run as usize / 3..run as usize / 3 + 1),
-            30,
-            0,
-        );
+        world.left(site, even(20, run as usize / 3..run as usize / 3 + 1), 30, 0);
     }
     world.slab("kmalloc-512", 1200);
     let verdict = report(&world).verdict;
     assert!(verdict.growing, "{}", verdict.summary);
     let owner = verdict.owner.unwrap();
     assert_eq!((owner.comm.as_deref(), owner.pid), (Some("runc"), None));
-    assert!(
-        verdict.summary.contains("60 processes"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("60 processes"), "{}", verdict.summary);
     assert_eq!(verdict.confidence, Confidence::High, "{}", verdict.summary);
 }
 
@@ -573,21 +421,12 @@ fn growth_spread_over_many_owners_is_said_to_be_so() {
     let mut world = World::new(20);
     for run in 0..60_u32 {
         let site = world.site(process(3000 + run, &format!("task-{run}")));
-        world.left(
-            site,
-            even(20, run as usize / 3..run as usize / 3 + 1),
-            30,
-            0,
-        );
+        world.left(site, even(20, run as usize / 3..run as usize / 3 + 1), 30, 0);
     }
     world.slab("kmalloc-512", 1200);
     let verdict = report(&world).verdict;
     assert!(verdict.growing);
-    assert!(
-        verdict.summary.contains("spread over 60 owners"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("spread over 60 owners"), "{}", verdict.summary);
     assert_eq!(verdict.confidence, Confidence::Low);
 }
 
@@ -595,34 +434,24 @@ fn growth_spread_over_many_owners_is_said_to_be_so() {
 fn short_windows_say_too_little_evidence() {
     let mut world = World::new(2);
     let site = world.site(process(7, "quick"));
-    world
-        .left(site, even(100, 0..20), 0, 0)
-        .slab("kmalloc-512", 2000);
+    world.left(site, even(100, 0..20), 0, 0).slab("kmalloc-512", 2000);
     let verdict = report(&world).verdict;
     assert!(!verdict.growing);
     assert_eq!(verdict.confidence, Confidence::Low);
     assert!(
-        verdict
-            .summary
-            .starts_with("too little evidence: window of 2 s, run longer"),
+        verdict.summary.starts_with("too little evidence: window of 2 s, run longer"),
         "{}",
         verdict.summary
     );
 
     let mut world = World::new(20);
     let site = world.site(process(7, "slow"));
-    world
-        .left(site, even(100, 0..20), 0, 0)
-        .slab("kmalloc-512", 2000);
+    world.left(site, even(100, 0..20), 0, 0).slab("kmalloc-512", 2000);
     world.evidence.history.drain(..19);
     let verdict = report(&world).verdict;
     assert!(verdict.growing);
     assert_eq!(verdict.confidence, Confidence::Medium);
-    assert!(
-        verdict.summary.contains("counted only once"),
-        "{}",
-        verdict.summary
-    );
+    assert!(verdict.summary.contains("counted only once"), "{}", verdict.summary);
 
     world.evidence.snapshot.at_ns = world.evidence.snapshot.start_ns;
     let report = report(&world);
@@ -635,20 +464,14 @@ fn nothing_at_all_is_an_answer() {
     let empty = report(&World::new(20));
     assert!(!empty.verdict.growing);
     assert_eq!(empty.verdict.owner, None);
-    assert_eq!(
-        empty.verdict.summary,
-        "nothing left behind: nothing was allocated."
-    );
+    assert_eq!(empty.verdict.summary, "nothing left behind: nothing was allocated.");
     assert!(empty.owners.is_empty() && empty.caches.is_empty() && empty.stacks.is_empty());
 
     let mut world = World::new(20);
     let site = world.site(process(7, "tidy"));
     world.left(site, [0; 20], 10_000, 0).slab("kmalloc-512", -3);
     let report = report(&world);
-    assert_eq!(
-        report.verdict.summary,
-        "nothing left behind: 10,000 objects allocated, all freed."
-    );
+    assert_eq!(report.verdict.summary, "nothing left behind: 10,000 objects allocated, all freed.");
     assert_eq!(report.verdict.confidence, Confidence::High);
     assert_eq!(report.owners[0].freed_objects, 10_000);
     assert_eq!(report.owners[0].oldest_s, None);
@@ -659,19 +482,12 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
     let mut world = World::new(20);
     let site = world.site(process(7, "leak"));
     for (id, weight) in [(1, 70), (2, 20), (3, 10)] {
-        world
-            .evidence
-            .kernel_stacks
-            .insert(id, vec!["load_msg".to_owned(), format!("path_{id}")]);
+        world.evidence.kernel_stacks.insert(id, vec!["load_msg".to_owned(), format!("path_{id}")]);
         world.left_by(site, (id, weight), even(1, 0..10));
     }
     world.left(site, even(1000, 0..20), 0, 0);
     let report = report(&world);
-    let objects: Vec<u64> = report
-        .stacks
-        .iter()
-        .map(|row| row.outstanding_objects)
-        .collect();
+    let objects: Vec<u64> = report.stacks.iter().map(|row| row.outstanding_objects).collect();
     assert_eq!(objects, [14_021, 4006, 2003]);
     assert_eq!(report.stacks[0].kernel, ["load_msg", "path_1"]);
     assert!(report.stacks.iter().all(|row| row.estimated));
@@ -682,19 +498,9 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
     let stacks = by(&world, By::Stack);
     assert_eq!(stacks.owners.len(), 3);
     assert_eq!(stacks.owners[0].owner.kind, "stack");
-    assert_eq!(
-        stacks.owners[0].owner.comm.as_deref(),
-        Some("load_msg < path_1")
-    );
+    assert_eq!(stacks.owners[0].owner.comm.as_deref(), Some("load_msg < path_1"));
     assert_eq!(stacks.owners[0].outstanding_objects, 14_021);
-    assert_eq!(
-        stacks
-            .owners
-            .iter()
-            .map(|row| row.allocated_objects)
-            .sum::<u64>(),
-        20_030
-    );
+    assert_eq!(stacks.owners.iter().map(|row| row.allocated_objects).sum::<u64>(), 20_030);
     assert_eq!(stacks.verdict.owner.unwrap().kind, "process");
 }
 
@@ -704,20 +510,12 @@ fn a_stack_for_every_object_is_no_estimate() {
     let site = world.site(process(7, "leak"));
     world.evidence.kernel_stacks.insert(1, vec!["a".to_owned()]);
     world.evidence.kernel_stacks.insert(2, vec!["a".to_owned()]);
-    world
-        .left_by(site, (1, 30), even(3, 0..10))
-        .left_by(site, (2, 10), even(1, 0..10));
+    world.left_by(site, (1, 30), even(3, 0..10)).left_by(site, (2, 10), even(1, 0..10));
     // An id whose frames are not known: the call site.
     world.left_by(site, (3, 0), even(1, 0..5));
     let report = report(&world);
     assert_eq!(report.stacks.len(), 2);
-    assert_eq!(
-        (
-            report.stacks[0].outstanding_objects,
-            report.stacks[0].estimated
-        ),
-        (40, false)
-    );
+    assert_eq!((report.stacks[0].outstanding_objects, report.stacks[0].estimated), (40, false));
     assert_eq!(report.stacks[1].kernel, ["load_msg"]);
     assert_eq!(report.stacks[1].outstanding_objects, 5);
 }
@@ -726,41 +524,24 @@ fn a_stack_for_every_object_is_no_estimate() {
 fn a_minimum_age_hides_the_young_but_does_not_call_them_freed() {
     let mut world = World::new(20);
     let site = world.site(process(7, "leak"));
-    world
-        .left(site, even(100, 0..15), 1000, 0)
-        .slab("kmalloc-512", 2000);
+    world.left(site, even(100, 0..15), 1000, 0).slab("kmalloc-512", 2000);
     world.evidence.filter.min_age_s = 5.0;
     // 500 younger ones, outstanding all the same.
     for (slice, point) in world.evidence.history.iter_mut().enumerate() {
         point.outstanding.insert(site, 100 * (slice as u64 + 1));
     }
-    world
-        .evidence
-        .snapshot
-        .sites
-        .get_mut(&site)
-        .unwrap()
-        .allocated = 3000;
+    world.evidence.snapshot.sites.get_mut(&site).unwrap().allocated = 3000;
     let report = report(&world);
     let row = &report.owners[0];
     assert_eq!(row.outstanding_objects, 1500);
     assert_eq!(row.freed_objects, 1000);
     assert_eq!(row.trend.last(), Some(&2000));
     assert!(report.verdict.growing, "{}", report.verdict.summary);
-    assert_eq!(
-        report.verdict.confidence,
-        Confidence::High,
-        "{}",
-        report.verdict.summary
-    );
+    assert_eq!(report.verdict.confidence, Confidence::High, "{}", report.verdict.summary);
 
     world.evidence.filter.min_age_s = 18.0;
     let verdict = super::tests::report(&world).verdict;
-    assert!(
-        verdict
-            .summary
-            .starts_with("too little evidence: a minimum age")
-    );
+    assert!(verdict.summary.starts_with("too little evidence: a minimum age"));
 }
 
 #[test]
@@ -775,73 +556,23 @@ fn owners_are_selected_by_every_condition() {
     };
     let site = world.site(pod);
     world.left(site, even(5, 0..20), 0, 0);
-    world
-        .evidence
-        .snapshot
-        .sites
-        .get_mut(&site)
-        .unwrap()
-        .site
-        .family = 1;
+    world.evidence.snapshot.sites.get_mut(&site).unwrap().site.family = 1;
     world.left_by(0, (-1, 0), even(5, 0..20));
     let selected = |select: Select| {
-        let rows = analyse(
-            &world.evidence,
-            &Options {
-                select,
-                ..Options::default()
-            },
-        )
-        .owners;
-        rows.into_iter()
-            .map(|row| row.owner.comm.unwrap_or_default())
-            .collect::<Vec<_>>()
+        let rows = analyse(&world.evidence, &Options { select, ..Options::default() }).owners;
+        rows.into_iter().map(|row| row.owner.comm.unwrap_or_default()).collect::<Vec<_>>()
     };
     assert_eq!(selected(Select::default()).len(), 12);
-    assert_eq!(
-        selected(Select {
-            pid: Some(1165),
-            ..Select::default()
-        }),
-        ["kubelet"]
-    );
-    assert_eq!(
-        selected(Select {
-            comm: glob("kube*"),
-            ..Select::default()
-        }),
-        ["kubelet"]
-    );
+    assert_eq!(selected(Select { pid: Some(1165), ..Select::default() }), ["kubelet"]);
+    assert_eq!(selected(Select { comm: glob("kube*"), ..Select::default() }), ["kubelet"]);
     for path in ["/system.slice/kubelet*", "system.slice/kube*"] {
-        assert_eq!(
-            selected(Select {
-                cgroup: glob(path),
-                ..Select::default()
-            }),
-            ["kubelet"]
-        );
+        assert_eq!(selected(Select { cgroup: glob(path), ..Select::default() }), ["kubelet"]);
     }
     for name in ["web-*", "1234-*"] {
-        assert_eq!(
-            selected(Select {
-                pod: glob(name),
-                ..Select::default()
-            }),
-            ["nginx"]
-        );
+        assert_eq!(selected(Select { pod: glob(name), ..Select::default() }), ["nginx"]);
     }
-    assert_eq!(
-        selected(Select {
-            family_only: true,
-            ..Select::default()
-        }),
-        ["nginx"]
-    );
-    let none = Select {
-        pid: Some(1165),
-        comm: glob("churn"),
-        ..Select::default()
-    };
+    assert_eq!(selected(Select { family_only: true, ..Select::default() }), ["nginx"]);
+    let none = Select { pid: Some(1165), comm: glob("churn"), ..Select::default() };
     assert!(selected(none).is_empty());
 }
 
@@ -863,29 +594,12 @@ fn rows_stand_for_what_was_asked() {
     }
     let report = by(&world, By::Pod);
     let first = &report.owners[0].owner;
-    assert_eq!(
-        (first.kind.as_str(), first.pod.as_deref()),
-        ("pod", Some("web-0"))
-    );
-    assert_eq!(
-        (first.comm.as_deref(), first.pid, &first.cgroup),
-        (Some("nginx"), None, &None)
-    );
+    assert_eq!((first.kind.as_str(), first.pod.as_deref()), ("pod", Some("web-0")));
+    assert_eq!((first.comm.as_deref(), first.pid, &first.cgroup), (Some("nginx"), None, &None));
     assert_eq!(report.owners[0].outstanding_objects, 40_000);
-    assert_eq!(
-        report.verdict.owner.as_ref().unwrap().pod.as_deref(),
-        Some("web-0")
-    );
-    assert!(
-        report.verdict.summary.starts_with("pod shop/web-0"),
-        "{}",
-        report.verdict.summary
-    );
-    let outside = report
-        .owners
-        .iter()
-        .find(|row| row.owner.kind == "cgroup")
-        .unwrap();
+    assert_eq!(report.verdict.owner.as_ref().unwrap().pod.as_deref(), Some("web-0"));
+    assert!(report.verdict.summary.starts_with("pod shop/web-0"), "{}", report.verdict.summary);
+    let outside = report.owners.iter().find(|row| row.owner.kind == "cgroup").unwrap();
     assert_eq!(outside.owner.unit.as_deref(), Some("kubelet.service"));
 
     let report = by(&world, By::Cache);
@@ -900,13 +614,7 @@ fn rows_stand_for_what_was_asked() {
 #[test]
 fn only_the_first_rows_are_kept_with_their_stacks() {
     let world = incident();
-    let report = analyse(
-        &world.evidence,
-        &Options {
-            top: Some(2),
-            ..Options::default()
-        },
-    );
+    let report = analyse(&world.evidence, &Options { top: Some(2), ..Options::default() });
     assert_eq!(report.owners.len(), 2);
     assert_eq!(report.stacks.len(), 2);
     assert_eq!(report.owners[1].stacks, [2]);
@@ -918,33 +626,10 @@ fn what_a_command_leaves_behind_is_said_of_the_command() {
     let mut world = World::new(1);
     let site = world.site(process(7, "job"));
     world.left(site, even(50, 0..20), 0, 0);
-    world
-        .evidence
-        .snapshot
-        .sites
-        .get_mut(&site)
-        .unwrap()
-        .site
-        .family = 1;
-    let select = Select {
-        family_only: true,
-        ..Select::default()
-    };
-    let verdict = analyse(
-        &world.evidence,
-        &Options {
-            select,
-            ..Options::default()
-        },
-    )
-    .verdict;
-    assert!(
-        verdict
-            .summary
-            .starts_with("the command left 1,000 objects"),
-        "{}",
-        verdict.summary
-    );
+    world.evidence.snapshot.sites.get_mut(&site).unwrap().site.family = 1;
+    let select = Select { family_only: true, ..Select::default() };
+    let verdict = analyse(&world.evidence, &Options { select, ..Options::default() }).verdict;
+    assert!(verdict.summary.starts_with("the command left 1,000 objects"), "{}", verdict.summary);
 }
 
 #[test]
@@ -981,11 +666,7 @@ fn simulate(seed: u64, allocations: u64, lifetime_s: f64, kept: f64) -> World {
     for _ in 0..allocations {
         let born = random() * 20.0;
         let leaks = random() < kept / 1000.0;
-        let dies = if leaks {
-            f64::MAX
-        } else {
-            born - lifetime_s * (1.0 - random()).ln()
-        };
+        let dies = if leaks { f64::MAX } else { born - lifetime_s * (1.0 - random()).ln() };
         if dies > 20.0 {
             births[(born as usize).min(19)] += 1;
         }
@@ -997,23 +678,14 @@ fn simulate(seed: u64, allocations: u64, lifetime_s: f64, kept: f64) -> World {
     let history = std::mem::take(&mut world.evidence.history);
     world.left(site, births, 0, 0);
     world.evidence.history = history;
-    world
-        .evidence
-        .snapshot
-        .sites
-        .get_mut(&site)
-        .unwrap()
-        .allocated = allocations;
+    world.evidence.snapshot.sites.get_mut(&site).unwrap().allocated = allocations;
     world
 }
 
 /// How many of 30 simulated windows are called growing.
 fn called_growing(allocations: u64, lifetime_s: f64, kept: f64) -> usize {
-    let grows = |seed: &u64| {
-        report(&simulate(*seed, allocations, lifetime_s, kept))
-            .verdict
-            .growing
-    };
+    let grows =
+        |seed: &u64| report(&simulate(*seed, allocations, lifetime_s, kept)).verdict.growing;
     (1..=30_u64).filter(grows).count()
 }
 
@@ -1036,9 +708,7 @@ fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCa
     let share = verdict.share.unwrap_or(0.0);
     prop_assert!((0.0..=1.0).contains(&share));
     prop_assert!(
-        verdict
-            .growth_bytes_per_s
-            .is_none_or(|growth| growth.is_finite() && growth >= 0.0)
+        verdict.growth_bytes_per_s.is_none_or(|growth| growth.is_finite() && growth >= 0.0)
     );
     prop_assert!(verdict.growing || verdict.growth_bytes_per_s.is_none());
     prop_assert!(verdict.growing || verdict.exhausts_memory_in_s.is_none());
@@ -1050,12 +720,7 @@ fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCa
         prop_assert!(row.oldest_s.is_none_or(|age| age.is_finite() && age >= 0.0));
         prop_assert!(row.allocated_objects >= row.outstanding_objects);
         prop_assert_eq!(row.trend.len(), 10);
-        let of_row = || {
-            report
-                .stacks
-                .iter()
-                .filter(|stack| row.stacks.contains(&stack.id))
-        };
+        let of_row = || report.stacks.iter().filter(|stack| row.stacks.contains(&stack.id));
         prop_assert_eq!(of_row().count(), row.stacks.len());
         let objects: u64 = of_row().map(|stack| stack.outstanding_objects).sum();
         prop_assert_eq!(objects, row.outstanding_objects, "row {}", index);
@@ -1065,12 +730,7 @@ fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCa
     }
     let total: f64 = report.owners.iter().map(|row| row.share).sum();
     prop_assert!(total <= 1.0 + 1e-6);
-    prop_assert!(
-        report
-            .caches
-            .iter()
-            .all(|row| row.explained.is_none_or(f64::is_finite))
-    );
+    prop_assert!(report.caches.iter().all(|row| row.explained.is_none_or(f64::is_finite)));
     Ok(())
 }
 
@@ -1078,14 +738,7 @@ fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCa
 /// contradict each other.
 fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
     let birth = prop::array::uniform20(prop::sample::select(vec![0_u64, 0, 1, 5, 100, 1 << 40]));
-    let group = (
-        0..8_u64,
-        -1..4_i32,
-        -1..3_i32,
-        birth,
-        any::<u32>(),
-        any::<u64>(),
-    );
+    let group = (0..8_u64, -1..4_i32, -1..3_i32, birth, any::<u32>(), any::<u64>());
     let groups = prop::collection::vec(group, 0..12);
     let site = (
         0..8_u64,
@@ -1095,31 +748,18 @@ fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
         0..u64::MAX >> 8,
     );
     let sites = prop::collection::vec(site, 0..8);
-    let point = (
-        any::<u32>(),
-        prop::collection::vec((0..9_u64, 0..1_u64 << 50), 0..6),
-    );
+    let point = (any::<u32>(), prop::collection::vec((0..9_u64, 0..1_u64 << 50), 0..6));
     let points = prop::collection::vec(point, 0..8);
     let slab = prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()));
     let window = prop::sample::select(vec![0_u64, 1, 2, 3, 20, 3600, 1 << 25]);
     let min_age = prop::sample::select(vec![0.0, 1.0, 1e9, f64::NAN, f64::INFINITY, -1.0]);
     let loss = (any::<u64>(), prop::option::of(any::<u64>()), any::<u64>());
-    let rest = (
-        window,
-        min_age,
-        loss,
-        any::<u32>(),
-        prop::option::of(any::<u64>()),
-        slab,
-    );
+    let rest = (window, min_age, loss, any::<u32>(), prop::option::of(any::<u64>()), slab);
     (groups, sites, points, rest, Just(())).prop_map(|(groups, sites, points, rest, ())| {
         let (window, min_age, loss, cpus, available, slab) = rest;
         let mut evidence = World::new(window).evidence;
         for (key, context, pid, size, allocated) in sites {
-            let mut facts = SiteFacts {
-                allocated,
-                ..SiteFacts::default()
-            };
+            let mut facts = SiteFacts { allocated, ..SiteFacts::default() };
             facts.site.context = context;
             facts.site.tgid = pid;
             facts.site.size = size;
@@ -1138,23 +778,11 @@ fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
         for (site, kernel_stack, user_stack, births, weight, oldest_ns) in groups {
             let objects = births.iter().sum();
             let weight = u64::from(weight);
-            let group = Group {
-                objects,
-                requested: objects,
-                weight,
-                oldest_ns,
-                births,
-            };
-            let key = GroupKey {
-                site,
-                kernel_stack,
-                user_stack,
-            };
+            let group = Group { objects, requested: objects, weight, oldest_ns, births };
+            let key = GroupKey { site, kernel_stack, user_stack };
             evidence.snapshot.groups.insert(key, group);
         }
-        evidence
-            .kernel_stacks
-            .insert(1, vec!["a".to_owned(), "b".to_owned()]);
+        evidence.kernel_stacks.insert(1, vec!["a".to_owned(), "b".to_owned()]);
         evidence.kernel_stacks.insert(2, Vec::new());
         evidence.user_stacks.insert((1, 1), vec!["main".to_owned()]);
         if !points.is_empty() {
@@ -1167,16 +795,9 @@ fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
                 .collect();
         }
         if let Some((before, after, per_slab)) = slab {
-            let count = |active_objects| SlabCount {
-                active_objects,
-                objects_per_slab: per_slab,
-            };
-            evidence
-                .slab_before
-                .insert("kmalloc-512".to_owned(), count(before));
-            evidence
-                .slab_after
-                .insert("kmalloc-512".to_owned(), count(after));
+            let count = |active_objects| SlabCount { active_objects, objects_per_slab: per_slab };
+            evidence.slab_before.insert("kmalloc-512".to_owned(), count(before));
+            evidence.slab_after.insert("kmalloc-512".to_owned(), count(after));
         }
         evidence.filter.min_age_s = min_age;
         (

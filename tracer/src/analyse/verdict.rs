@@ -59,36 +59,21 @@ pub(super) fn judge(case: &Case<'_>) -> Judgement {
             growing = by_program;
         }
     }
-    let found = growing
-        .found
-        .first()
-        .map(|best| grows(case, best, growing.total));
-    let found = found
-        .or_else(|| spread(case, &owners))
-        .unwrap_or_else(|| stands(case, &owners));
-    let Finding {
-        mut verdict,
-        mut doubts,
-    } = found;
+    let found = growing.found.first().map(|best| grows(case, best, growing.total));
+    let found = found.or_else(|| spread(case, &owners)).unwrap_or_else(|| stands(case, &owners));
+    let Finding { mut verdict, mut doubts } = found;
 
     doubts.extend(loss_doubts(case, &verdict, &owners));
     doubts.sort_by_key(|doubt| doubt.0);
     verdict.confidence = doubts.first().map_or(Confidence::High, |doubt| doubt.0);
-    let reasons: Vec<String> = doubts
-        .into_iter()
-        .map(|doubt| doubt.1)
-        .filter(|reason| !reason.is_empty())
-        .collect();
+    let reasons: Vec<String> =
+        doubts.into_iter().map(|doubt| doubt.1).filter(|reason| !reason.is_empty()).collect();
     verdict.summary = if reasons.is_empty() {
         format!("{}.", verdict.summary)
     } else {
         sentence::with_doubts(&verdict.summary, verdict.confidence, &reasons)
     };
-    let notes = reasons
-        .into_iter()
-        .skip(2)
-        .map(|reason| sentence::capitalise(&reason))
-        .collect();
+    let notes = reasons.into_iter().skip(2).map(|reason| sentence::capitalise(&reason)).collect();
     Judgement { verdict, notes }
 }
 
@@ -134,31 +119,20 @@ impl<'a> Candidates<'a> {
             }
             let speed = |share: &Share, growth: &Growth| growth.objects_per_s * unit(&share.series);
             caches.sort_by(|a, b| speed(b.1, &b.2).total_cmp(&speed(a.1, &a.2)));
-            let rate = caches
-                .iter()
-                .map(|(_, share, growth)| speed(share, growth))
-                .sum();
+            let rate = caches.iter().map(|(_, share, growth)| speed(share, growth)).sum();
             if !caches.is_empty() {
-                found.push(Candidate {
-                    merged,
-                    caches,
-                    rate,
-                });
+                found.push(Candidate { merged, caches, rate });
             }
         }
         found.sort_by(|a, b| b.rate.total_cmp(&a.rate));
-        let spread: f64 = rest
-            .values()
-            .map(|series| growth::diffuse(case.timeline, series) * unit(series))
-            .sum();
+        let spread: f64 =
+            rest.values().map(|series| growth::diffuse(case.timeline, series) * unit(series)).sum();
         let total = found.iter().map(|candidate| candidate.rate).sum::<f64>() + spread;
         Self { found, total }
     }
 
     fn best_share(&self) -> f64 {
-        self.found
-            .first()
-            .map_or(0.0, |best| ratio(best.rate, self.total))
+        self.found.first().map_or(0.0, |best| ratio(best.rate, self.total))
     }
 }
 
@@ -207,11 +181,7 @@ fn grows(case: &Case<'_>, best: &Candidate<'_>, total: f64) -> Finding {
         2 => " and another cache".to_owned(),
         caches => format!(" and {} more caches", caches - 1),
     };
-    let of = if case.checks.len() > 1 {
-        "all growth"
-    } else {
-        "its growth"
-    };
+    let of = if case.checks.len() > 1 { "all growth" } else { "its growth" };
     let rate = format!("{}/s", sentence::bytes(growth));
     let mut text = if unknown {
         format!("{cache}{more} grows by {rate}, owner unknown{known}")
@@ -231,16 +201,10 @@ fn grows(case: &Case<'_>, best: &Candidate<'_>, total: f64) -> Finding {
         doubts.push((Confidence::Low, "nobody can be blamed".to_owned()));
     }
     if share_of_growth < SURE_SHARE {
-        doubts.push((
-            Confidence::Medium,
-            "others grow more, taken together".to_owned(),
-        ));
+        doubts.push((Confidence::Medium, "others grow more, taken together".to_owned()));
     }
     if !settled.steady {
-        doubts.push((
-            Confidence::Medium,
-            "growth is uneven over the window".to_owned(),
-        ));
+        doubts.push((Confidence::Medium, "growth is uneven over the window".to_owned()));
     } else if !agree {
         let text = "counts over time and ages of what is left disagree on the rate";
         doubts.push((Confidence::Medium, text.to_owned()));
@@ -289,28 +253,20 @@ fn spread(case: &Case<'_>, owners: &BTreeMap<Key, Merged>) -> Option<Finding> {
             *count += usize::from(share.series.objects > 0);
         }
     }
-    let growing = caches
-        .iter()
-        .filter(|(cache, _)| !refuted(case, cache))
-        .filter_map(
-            |(cache, (series, count))| match growth::pattern(case.timeline, series) {
-                Pattern::Growing(growth) if *count >= MANY_OWNERS => {
-                    Some((*cache, series, *count, growth.objects_per_s * unit(series)))
-                }
-                _ => None,
-            },
-        );
+    let growing = caches.iter().filter(|(cache, _)| !refuted(case, cache)).filter_map(
+        |(cache, (series, count))| match growth::pattern(case.timeline, series) {
+            Pattern::Growing(growth) if *count >= MANY_OWNERS => {
+                Some((*cache, series, *count, growth.objects_per_s * unit(series)))
+            }
+            _ => None,
+        },
+    );
     let (cache, series, count, rate) = growing.max_by(|a, b| a.3.total_cmp(&b.3))?;
-    let largest = owners.values().rev().max_by_key(|merged| {
-        merged
-            .caches
-            .get(cache)
-            .map_or(0, |share| share.series.objects)
-    })?;
-    let held = largest
-        .caches
-        .get(cache)
-        .map_or(0, |share| share.series.objects);
+    let largest = owners
+        .values()
+        .rev()
+        .max_by_key(|merged| merged.caches.get(cache).map_or(0, |share| share.series.objects))?;
+    let held = largest.caches.get(cache).map_or(0, |share| share.series.objects);
     let share = ratio(held as f64, series.objects as f64);
     let text = format!(
         "{cache} grows by {}/s, spread over {} owners, of which {} has most, {}",
@@ -341,16 +297,10 @@ fn stands(case: &Case<'_>, owners: &BTreeMap<Key, Merged>) -> Finding {
     let size = |merged: &Merged| {
         let caches = merged.caches.values().map(|share| &share.series);
         caches.fold((0_u64, 0_u64), |(bytes, objects), series| {
-            (
-                bytes.saturating_add(series.bytes),
-                objects.saturating_add(series.objects),
-            )
+            (bytes.saturating_add(series.bytes), objects.saturating_add(series.objects))
         })
     };
-    let total = owners
-        .values()
-        .map(size)
-        .fold(0_u64, |sum, (bytes, _)| sum.saturating_add(bytes));
+    let total = owners.values().map(size).fold(0_u64, |sum, (bytes, _)| sum.saturating_add(bytes));
     let Some(holder) = owners.values().rev().max_by_key(|merged| size(merged)) else {
         return nothing(case);
     };
@@ -364,10 +314,7 @@ fn stands(case: &Case<'_>, owners: &BTreeMap<Key, Merged>) -> Finding {
     };
     let pattern = growth::pattern(case.timeline, &share.series);
     let (summary, mut doubts) = residue(case, holder, cache, share, pattern);
-    if matches!(
-        pattern,
-        Pattern::Churn | Pattern::Burst { .. } | Pattern::WarmUp { .. }
-    ) {
+    if matches!(pattern, Pattern::Churn | Pattern::Burst { .. } | Pattern::WarmUp { .. }) {
         doubts.extend(window_doubt(case));
     }
     // That a cache stands still is no argument against objects that come and go.
@@ -431,14 +378,8 @@ fn residue(
         Pattern::Nothing | Pattern::Few => {
             (format!("no growth: {held} left, held by {who}"), Vec::new())
         }
-        Pattern::Burst {
-            at_s,
-            recent: false,
-        } => (
-            format!(
-                "a burst of {held} by {who} at {}, not growing since",
-                sentence::seconds(at_s)
-            ),
+        Pattern::Burst { at_s, recent: false } => (
+            format!("a burst of {held} by {who} at {}, not growing since", sentence::seconds(at_s)),
             Vec::new(),
         ),
         Pattern::Burst { at_s, recent: true } => (
@@ -478,10 +419,7 @@ fn residue(
                  {}",
                 sentence::signed(case.checks.get(cache).and_then(|check| check.growth)),
             );
-            (
-                text,
-                vec![(Confidence::Low, why_refuted(case, cache).to_owned())],
-            )
+            (text, vec![(Confidence::Low, why_refuted(case, cache).to_owned())])
         }
     }
 }
@@ -489,9 +427,10 @@ fn residue(
 /// Why fewer objects are there than look outstanding.
 fn why_refuted(case: &Case<'_>, cache: &str) -> &'static str {
     let older = case.evidence.loss.frees_of_older_objects;
-    let excess = case.checks.get(cache).map_or(0, |check| {
-        i128::from(check.held) - i128::from(check.growth.unwrap_or(0))
-    });
+    let excess = case
+        .checks
+        .get(cache)
+        .map_or(0, |check| i128::from(check.held) - i128::from(check.growth.unwrap_or(0)));
     if older.is_some_and(|older| i128::from(older) * 2 >= excess) {
         "as many older objects were freed, so this may be turnover"
     } else {
@@ -501,15 +440,10 @@ fn why_refuted(case: &Case<'_>, cache: &str) -> &'static str {
 
 /// Nothing is outstanding.
 fn nothing(case: &Case<'_>) -> Finding {
-    let allocated = case
-        .shown
-        .iter()
-        .fold(0_u64, |sum, site| sum.saturating_add(site.series.allocated));
-    let subject = if case.family {
-        "the command left nothing behind"
-    } else {
-        "nothing left behind"
-    };
+    let allocated =
+        case.shown.iter().fold(0_u64, |sum, site| sum.saturating_add(site.series.allocated));
+    let subject =
+        if case.family { "the command left nothing behind" } else { "nothing left behind" };
     let min_age = case.timeline.min_age_s;
     let text = if allocated == 0 {
         format!("{subject}: nothing was allocated")
@@ -520,10 +454,7 @@ fn nothing(case: &Case<'_>) -> Finding {
             sentence::objects(allocated)
         )
     } else {
-        format!(
-            "{subject}: {} allocated, all freed",
-            sentence::objects(allocated)
-        )
+        format!("{subject}: {} allocated, all freed", sentence::objects(allocated))
     };
     let mut doubts = Vec::new();
     let unexplained = case.checks.iter().filter(|(_, check)| {
@@ -531,9 +462,7 @@ fn nothing(case: &Case<'_>) -> Finding {
     });
     // The largest, in bytes.
     let worst = unexplained.max_by_key(|(_, check)| {
-        u64::try_from(check.growth.unwrap_or(0))
-            .unwrap_or(0)
-            .saturating_mul(check.size)
+        u64::try_from(check.growth.unwrap_or(0)).unwrap_or(0).saturating_mul(check.size)
     });
     if let Some((name, check)) = worst {
         let growth = sentence::signed(check.growth);
@@ -574,12 +503,8 @@ fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
     let check = case.checks.get(cache)?;
     match check.agreement {
         Agreement::Agrees => None,
-        Agreement::TooSmall => growing.then(|| {
-            (
-                Confidence::Medium,
-                "too few objects for slabinfo to confirm it".to_owned(),
-            )
-        }),
+        Agreement::TooSmall => growing
+            .then(|| (Confidence::Medium, "too few objects for slabinfo to confirm it".to_owned())),
         Agreement::Unknown => {
             let readable =
                 !case.evidence.slab_before.is_empty() && !case.evidence.slab_after.is_empty();
@@ -592,27 +517,16 @@ fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
         }
         Agreement::Short => {
             let explained = check.explained.unwrap_or(0.0);
-            let level = if explained < 0.5 {
-                Confidence::Low
-            } else {
-                Confidence::Medium
-            };
+            let level = if explained < 0.5 { Confidence::Low } else { Confidence::Medium };
             let percent = sentence::percent(explained);
-            Some((
-                level,
-                format!("it explains only {percent} of the cache's growth by slabinfo"),
-            ))
+            Some((level, format!("it explains only {percent} of the cache's growth by slabinfo")))
         }
-        Agreement::Over => Some((
-            Confidence::Medium,
-            "slabinfo shows less growth than was traced".to_owned(),
-        )),
+        Agreement::Over => {
+            Some((Confidence::Medium, "slabinfo shows less growth than was traced".to_owned()))
+        }
         Agreement::Refuted { .. } => Some((
             Confidence::Low,
-            format!(
-                "slabinfo shows less than half of it: {}",
-                why_refuted(case, cache)
-            ),
+            format!("slabinfo shows less than half of it: {}", why_refuted(case, cache)),
         )),
     }
 }
@@ -621,21 +535,13 @@ fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
 fn loss_doubts(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged>) -> Vec<Doubt> {
     let loss = &case.evidence.loss;
     let objects = |merged: &Merged| -> u64 {
-        merged
-            .caches
-            .values()
-            .fold(0, |sum, share| sum.saturating_add(share.series.objects))
+        merged.caches.values().fold(0, |sum, share| sum.saturating_add(share.series.objects))
     };
-    let all = owners
-        .values()
-        .fold(0_u64, |sum, merged| sum.saturating_add(objects(merged)));
+    let all = owners.values().fold(0_u64, |sum, merged| sum.saturating_add(objects(merged)));
     // A handful of events lost matters little to who holds nothing.
     let base = match &verdict.owner {
         Some(owner) if verdict.growing => {
-            let own = owners
-                .values()
-                .filter(|merged| same(&merged.owner, owner))
-                .map(objects);
+            let own = owners.values().filter(|merged| same(&merged.owner, owner)).map(objects);
             own.max().filter(|own| *own > 0).unwrap_or(all)
         }
         _ => all.max(100),
@@ -649,11 +555,7 @@ fn loss_doubts(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged
             Confidence::Medium
         };
         let lost = sentence::objects(loss.untracked_objects);
-        let verb = if loss.untracked_objects == 1 {
-            "was"
-        } else {
-            "were"
-        };
+        let verb = if loss.untracked_objects == 1 { "was" } else { "were" };
         doubts.push((level, format!("{lost} {verb} not tracked")));
     }
     let missed = loss
@@ -661,31 +563,18 @@ fn loss_doubts(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged
         .saturating_add(loss.missed_events.unwrap_or(0))
         .saturating_add(loss.missed_frees_detected);
     if part(missed) >= NEGLIGIBLE {
-        let level = if part(missed) >= GRAVE {
-            Confidence::Low
-        } else {
-            Confidence::Medium
-        };
-        doubts.push((
-            level,
-            format!("{} events were missed", sentence::count(missed)),
-        ));
+        let level = if part(missed) >= GRAVE { Confidence::Low } else { Confidence::Medium };
+        doubts.push((level, format!("{} events were missed", sentence::count(missed))));
     }
     let unknown = case
         .shown
         .iter()
         .filter(|site| site.owner.kind == UNKNOWN)
         .fold(0_u64, |sum, site| sum.saturating_add(site.series.objects));
-    let blamed = verdict
-        .owner
-        .as_ref()
-        .is_some_and(|owner| owner.kind == UNKNOWN);
+    let blamed = verdict.owner.as_ref().is_some_and(|owner| owner.kind == UNKNOWN);
     let share = ratio(unknown as f64, all as f64);
     if share >= NEGLIGIBLE && !blamed {
-        let text = format!(
-            "{} of what is left has no known owner",
-            sentence::percent(share)
-        );
+        let text = format!("{} of what is left has no known owner", sentence::percent(share));
         doubts.push((Confidence::Medium, text));
     }
     doubts

@@ -22,11 +22,7 @@ impl Exporter for Folded {
 pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
     // Names that differ only in what was replaced fold into one line.
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-    for stack in report
-        .stacks
-        .iter()
-        .filter(|stack| stack.outstanding_bytes > 0)
-    {
+    for stack in report.stacks.iter().filter(|stack| stack.outstanding_bytes > 0) {
         let bytes = lines.entry(line(stack)).or_default();
         *bytes = bytes.saturating_add(stack.outstanding_bytes);
     }
@@ -115,16 +111,10 @@ mod tests {
     #[test]
     fn owners_that_are_not_processes_have_roots_too() {
         let mut report = sample::nothing();
-        for (i, kind) in ["softirq", "kthread", "unknown", "pod"]
-            .into_iter()
-            .enumerate()
-        {
+        for (i, kind) in ["softirq", "kthread", "unknown", "pod"].into_iter().enumerate() {
             let mut stack = sample::msg_stack(0);
             stack.kernel = vec!["load_msg".into(), String::new()];
-            stack.owner = Owner {
-                kind: kind.into(),
-                ..Owner::default()
-            };
+            stack.owner = Owner { kind: kind.into(), ..Owner::default() };
             if kind == "kthread" {
                 stack.owner.comm = Some("kworker/0:1".into());
                 stack.owner.pid = Some(12);

@@ -47,23 +47,15 @@ pub struct OutputError {
 
 impl OutputError {
     fn new(path: &Path, source: io::Error) -> Self {
-        let missing = || {
-            path.parent()
-                .filter(|p| !p.as_os_str().is_empty() && !p.exists())
-        };
+        let missing = || path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists());
         let why = match (source.kind(), missing()) {
-            (io::ErrorKind::NotFound, Some(parent)) => format!(
-                "there is no directory `{}`",
-                sanitize::terminal(&parent.to_string_lossy())
-            ),
+            (io::ErrorKind::NotFound, Some(parent)) => {
+                format!("there is no directory `{}`", sanitize::terminal(&parent.to_string_lossy()))
+            }
             (io::ErrorKind::IsADirectory, _) => "it is a directory".into(),
             _ => source.to_string(),
         };
-        Self {
-            path: path.to_owned(),
-            why,
-            source,
-        }
+        Self { path: path.to_owned(), why, source }
     }
 
     /// Whether the reader went away, which is no failure of ours.
@@ -89,16 +81,10 @@ impl Output {
         path: &Path,
         open: impl FnOnce(&Path) -> io::Result<Target>,
     ) -> Result<Self, OutputError> {
-        let target = if path.as_os_str() == "-" {
-            Ok(Target::Stdout(io::stdout()))
-        } else {
-            open(path)
-        };
+        let target =
+            if path.as_os_str() == "-" { Ok(Target::Stdout(io::stdout())) } else { open(path) };
         match target {
-            Ok(target) => Ok(Self {
-                path: path.to_owned(),
-                target,
-            }),
+            Ok(target) => Ok(Self { path: path.to_owned(), target }),
             Err(source) => Err(OutputError::new(path, source)),
         }
     }
@@ -152,53 +138,36 @@ fn create(path: &Path) -> io::Result<Target> {
         Err(error) => return Err(error),
     };
     let Some(file) = file else {
-        return Ok(Target::Replace {
-            temp: beside(path)?,
-            path: path.clone(),
-        });
+        return Ok(Target::Replace { temp: beside(path)?, path: path.clone() });
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(Target::Direct(file));
     }
     let Ok(temp) = beside(path) else {
-        return Ok(Target::Held {
-            file,
-            content: Vec::new(),
-        });
+        return Ok(Target::Held { file, content: Vec::new() });
     };
     // The new file is as its predecessor was. The owner only where we may say so: root's kleak
     // does not take a user's file away.
-    temp.as_file()
-        .set_permissions(Permissions::from_mode(metadata.mode() & 0o777))?;
+    temp.as_file().set_permissions(Permissions::from_mode(metadata.mode() & 0o777))?;
     let owned = fchown(temp.as_file(), Some(metadata.uid()), Some(metadata.gid()));
     if owned.is_err() {
         tracing::debug!(path = %path.display(), "the new file is owned by who runs kleak");
     }
-    Ok(Target::Replace {
-        temp,
-        path: path.clone(),
-    })
+    Ok(Target::Replace { temp, path: path.clone() })
 }
 
 /// An unnamed-until-done file in the directory of `path`, as a rename works only within one file
 /// system. Private by default; a report is to be as readable as any file its user makes.
 fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let parent = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::Builder::new()
         .prefix(".kleak-")
         // The kernel takes the umask off this.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(parent)
         // tempfile's own message names its temporary path, which means nothing to the user.
-        .map_err(|error| {
-            error
-                .raw_os_error()
-                .map_or(error, io::Error::from_raw_os_error)
-        })
+        .map_err(|error| error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
 }
 
 /// Where `path` leads through links, also when nothing is there yet.
@@ -210,9 +179,7 @@ fn resolve(path: &Path) -> PathBuf {
     // As many as the kernel follows.
     for _ in 0..40 {
         let Ok(to) = fs::read_link(&path) else { break };
-        path = path
-            .parent()
-            .map_or_else(|| to.clone(), |parent| parent.join(&to));
+        path = path.parent().map_or_else(|| to.clone(), |parent| parent.join(&to));
     }
     path
 }
@@ -316,10 +283,7 @@ mod tests {
             error(&dir.path().join("no/such/file")),
             format!("cannot write `{here}/no/such/file`: there is no directory `{here}/no/such`")
         );
-        assert_eq!(
-            error(dir.path()),
-            format!("cannot write `{here}`: it is a directory")
-        );
+        assert_eq!(error(dir.path()), format!("cannot write `{here}`: it is a directory"));
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let below = error(&file.join("x\n"));
@@ -372,14 +336,8 @@ mod tests {
         let path = dir.path().join("mounted");
         fs::write(&path, "old and longer").unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let target = Target::Held {
-            file,
-            content: Vec::new(),
-        };
-        let mut output = Output {
-            path: path.clone(),
-            target,
-        };
+        let target = Target::Held { file, content: Vec::new() };
+        let mut output = Output { path: path.clone(), target };
         output.write_all(b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old and longer");
         output.finish().unwrap();

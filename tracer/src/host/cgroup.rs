@@ -126,39 +126,25 @@ impl CgroupLayout {
             (false, true) => Some(Mode::V2),
             (false, false) => None,
         };
-        let memory = controllers
-            .iter()
-            .find(|controller| controller.name == "memory");
+        let memory = controllers.iter().find(|controller| controller.name == "memory");
         let memory_hierarchy = memory.map_or(0, |controller| controller.hierarchy);
         let memory_mount = if memory_hierarchy == 0 {
             unified_mount.clone()
         } else {
             preferred(&mounts, |mount| mount.version == 1 && mount.has("memory"))
         };
-        Self {
-            mode,
-            memory_mount,
-            memory_hierarchy,
-            unified_mount,
-        }
+        Self { mode, memory_mount, memory_hierarchy, unified_mount }
     }
 
     /// Which version the memory controller is used through; `None` without cgroups.
     pub fn memory_version(&self) -> Option<MemoryVersion> {
         self.mode?;
-        Some(if self.memory_hierarchy == 0 {
-            MemoryVersion::V2
-        } else {
-            MemoryVersion::V1
-        })
+        Some(if self.memory_hierarchy == 0 { MemoryVersion::V2 } else { MemoryVersion::V1 })
     }
 
     /// Walks the memory controller's hierarchy. Empty when it is not mounted.
     pub fn scan(&self, host: &Host) -> Scan {
-        self.memory_mount
-            .as_ref()
-            .map(|mount| scan(&host.join(mount)))
-            .unwrap_or_default()
+        self.memory_mount.as_ref().map(|mount| scan(&host.join(mount))).unwrap_or_default()
     }
 
     /// The path of one cgroup, by walking until it is found: for a cgroup made after the scan.
@@ -188,9 +174,7 @@ impl CgroupLayout {
         }
         // Cgroups come and go during the walk; the answer is off by at most that many.
         let controllers = parse_controllers(&read_text(&host.proc("cgroups")).ok()?);
-        let memory = controllers
-            .iter()
-            .find(|controller| controller.name == "memory")?;
+        let memory = controllers.iter().find(|controller| controller.name == "memory")?;
         Some(memory.cgroups.saturating_sub(seen.paths.len() as u64))
     }
 }
@@ -202,11 +186,7 @@ pub fn scan(mount: &Path) -> Scan {
         paths.insert(id, path.to_owned());
         ControlFlow::Continue(())
     });
-    Scan {
-        paths,
-        unreadable: outcome.unreadable,
-        truncated: outcome.truncated,
-    }
+    Scan { paths, unreadable: outcome.unreadable, truncated: outcome.truncated }
 }
 
 /// The path, from `mount`, of the directory with this inode number.
@@ -279,10 +259,7 @@ pub fn parse_controllers(text: &str) -> Vec<Controller> {
     let parse_line = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         Some(Controller {
-            name: words
-                .next()
-                .filter(|name| !name.starts_with('#'))?
-                .to_owned(),
+            name: words.next().filter(|name| !name.starts_with('#'))?.to_owned(),
             hierarchy: words.next()?.parse().ok()?,
             cgroups: words.next()?.parse().ok()?,
             enabled: words.next()? == "1",
@@ -296,11 +273,7 @@ pub fn parse_stat(text: &str) -> CgroupStat {
     let value = |key: &str| {
         text.lines().find_map(|line| {
             let (name, value) = line.split_once(' ')?;
-            if name == key {
-                value.trim().parse().ok()
-            } else {
-                None
-            }
+            if name == key { value.trim().parse().ok() } else { None }
         })
     };
     CgroupStat {
@@ -330,18 +303,14 @@ impl Mount {
 /// its own part bound somewhere beside the whole.
 fn preferred(mounts: &[Mount], wanted: impl Fn(&Mount) -> bool) -> Option<PathBuf> {
     let whole = mounts.iter().find(|mount| wanted(mount) && mount.whole);
-    whole
-        .or_else(|| mounts.iter().find(|mount| wanted(mount)))
-        .map(|mount| mount.point.clone())
+    whole.or_else(|| mounts.iter().find(|mount| wanted(mount))).map(|mount| mount.point.clone())
 }
 
 /// The cgroup mounts in `/proc/PID/mountinfo` (format in `Documentation/filesystems/proc.rst`,
 /// section 3.5): `id parent major:minor root point options [tags…] - type source options`.
 fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let parse_line = |line: &[u8]| {
-        let mut words = line
-            .split(|&byte| byte == b' ')
-            .filter(|word| !word.is_empty());
+        let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let root = words.nth(3)?;
         let point = words.next()?;
         // Spaces in names are escaped, so a lone "-" can only be the separator.
@@ -353,17 +322,9 @@ fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
         };
         let options = String::from_utf8_lossy(words.nth(1).unwrap_or_default()).into_owned();
         let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(point)));
-        Some(Mount {
-            version,
-            whole: root == b"/",
-            point,
-            options,
-        })
+        Some(Mount { version, whole: root == b"/", point, options })
     };
-    mountinfo
-        .split(|&byte| byte == b'\n')
-        .filter_map(parse_line)
-        .collect()
+    mountinfo.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
 /// Undoes `mangle_path()` of `fs/seq_file.c`: `\` and three octal digits stand for a byte.
@@ -414,14 +375,8 @@ broken line
         assert_eq!(layout.mode, Some(Mode::Hybrid));
         assert_eq!(layout.memory_version(), Some(MemoryVersion::V1));
         assert_eq!(layout.memory_hierarchy, 4);
-        assert_eq!(
-            layout.memory_mount.as_deref(),
-            Some(Path::new("/sys/fs/cgroup/memory"))
-        );
-        assert_eq!(
-            layout.unified_mount.as_deref(),
-            Some(Path::new("/sys/fs/cgroup/unified"))
-        );
+        assert_eq!(layout.memory_mount.as_deref(), Some(Path::new("/sys/fs/cgroup/memory")));
+        assert_eq!(layout.unified_mount.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
     }
 
     #[test]
@@ -430,10 +385,7 @@ broken line
             let layout = CgroupLayout::from_parts(UNIFIED, &parse_controllers(controllers));
             assert_eq!(layout.mode.map(Mode::as_str), Some("v2"));
             assert_eq!(layout.memory_version(), Some(MemoryVersion::V2));
-            assert_eq!(
-                layout.memory_mount.as_deref(),
-                Some(Path::new("/sys/fs/cgroup"))
-            );
+            assert_eq!(layout.memory_mount.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         }
     }
 
@@ -442,10 +394,7 @@ broken line
         let v1 = b"1 2 0:3 / /cgroup/me\\040mory rw - cgroup none rw,memory,cpu\n";
         let layout = CgroupLayout::from_parts(v1, &parse_controllers("memory 2 5 1"));
         assert_eq!(layout.mode, Some(Mode::V1));
-        assert_eq!(
-            layout.memory_mount.as_deref(),
-            Some(Path::new("/cgroup/me mory"))
-        );
+        assert_eq!(layout.memory_mount.as_deref(), Some(Path::new("/cgroup/me mory")));
         assert_eq!(layout.unified_mount, None);
         let none = CgroupLayout::from_parts(b"1 2 0:3 / / rw - ext4 /dev/vda rw\n", &[]);
         assert_eq!(none, CgroupLayout::default());
@@ -474,11 +423,7 @@ broken line
             parse_stat("nr_descendants 7\nnr_dying_descendants 3\nnr_dying_subsys_memory 2\n");
         assert_eq!(
             stat,
-            CgroupStat {
-                descendants: Some(7),
-                dying: Some(3),
-                dying_memory: Some(2)
-            }
+            CgroupStat { descendants: Some(7), dying: Some(3), dying_memory: Some(2) }
         );
         assert_eq!(parse_stat("nr_descendants x\n"), CgroupStat::default());
     }
@@ -518,10 +463,7 @@ broken line
     fn dying_on_v1_is_what_has_no_directory() {
         let (_tree, host) = tree(
             &["/sys/fs/cgroup/memory/a/b"],
-            &[
-                ("/proc/cgroups", CONTROLLERS),
-                ("/sys/fs/cgroup/memory/release_agent", ""),
-            ],
+            &[("/proc/cgroups", CONTROLLERS), ("/sys/fs/cgroup/memory/release_agent", "")],
         );
         fs::create_dir(host.proc("self")).unwrap();
         fs::write(host.proc("self/mountinfo"), HYBRID).unwrap();
@@ -537,10 +479,7 @@ broken line
     fn dying_on_v2_is_what_the_root_says() {
         let (_tree, host) = tree(
             &[],
-            &[(
-                "/sys/fs/cgroup/cgroup.stat",
-                "nr_descendants 7\nnr_dying_descendants 3\n",
-            )],
+            &[("/sys/fs/cgroup/cgroup.stat", "nr_descendants 7\nnr_dying_descendants 3\n")],
         );
         let layout = CgroupLayout::from_parts(UNIFIED, &[]);
         assert_eq!(layout.dying(&host), Some(3));

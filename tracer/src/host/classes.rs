@@ -13,9 +13,7 @@ use super::slabinfo::{self, SlabCache};
 use super::{Host, HostError, Result};
 
 /// The classes of SLUB with 4 KiB pages: what is assumed when the machine does not say.
-const STANDARD: [u64; 13] = [
-    8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192,
-];
+const STANDARD: [u64; 13] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192];
 
 /// Largest kmalloc: `KMALLOC_MAX_SIZE`, `MAX_PAGE_ORDER` 10 with 4 KiB pages.
 const LARGEST_BYTES: u64 = 4 << 20;
@@ -56,9 +54,7 @@ impl Classes {
     pub fn read(host: &Host) -> Result<Self> {
         match slabinfo::read(host) {
             Ok(info) => Ok(Self::from_slabinfo(&info.caches)),
-            Err(error) => sysfs_names(host)
-                .map(Self::from_names)
-                .map_err(|_: HostError| error),
+            Err(error) => sysfs_names(host).map(Self::from_names).map_err(|_: HostError| error),
         }
     }
 
@@ -66,15 +62,9 @@ impl Classes {
     pub fn from_slabinfo(caches: &[SlabCache]) -> Self {
         let classes = caches.iter().filter_map(|cache| {
             let bytes = plain_class(&cache.name)?;
-            Some(Class {
-                bytes,
-                slot_bytes: cache.object_size.max(bytes),
-            })
+            Some(Class { bytes, slot_bytes: cache.object_size.max(bytes) })
         });
-        Self::new(
-            classes.collect(),
-            caches.iter().map(|cache| cache.name.clone()).collect(),
-        )
+        Self::new(classes.collect(), caches.iter().map(|cache| cache.name.clone()).collect())
     }
 
     /// Learns the classes from names alone.
@@ -83,10 +73,7 @@ impl Classes {
         let classes = names
             .iter()
             .filter_map(|name| plain_class(name))
-            .map(|bytes| Class {
-                bytes,
-                slot_bytes: bytes,
-            });
+            .map(|bytes| Class { bytes, slot_bytes: bytes });
         Self::new(classes.collect(), names)
     }
 
@@ -95,10 +82,7 @@ impl Classes {
         // every kernel has at least the powers of two from 256 to 8192.
         let whole = (8..=13).all(|power| classes.iter().any(|class| class.bytes == 1 << power));
         if !whole {
-            let missing = STANDARD.map(|bytes| Class {
-                bytes,
-                slot_bytes: bytes,
-            });
+            let missing = STANDARD.map(|bytes| Class { bytes, slot_bytes: bytes });
             classes.extend(missing);
         }
         // The sort is stable, so a class that was seen stays before the assumed one.
@@ -136,10 +120,7 @@ impl Classes {
 
     /// The class whose objects occupy `slot_bytes`; the other way round.
     pub fn of_slot(&self, slot_bytes: u64) -> u64 {
-        let known = self
-            .classes
-            .iter()
-            .find(|known| known.slot_bytes == slot_bytes);
+        let known = self.classes.iter().find(|known| known.slot_bytes == slot_bytes);
         known.map_or(slot_bytes, |known| known.bytes)
     }
 
@@ -160,11 +141,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
     if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
-    digits
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit)
-        .filter(|&bytes| bytes > 0)
+    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|&bytes| bytes > 0)
 }
 
 /// The class that a cache serves, bytes, by its name: any family of kmalloc or the bucket caches.
@@ -180,11 +157,7 @@ pub fn size_in_name(name: &str) -> Option<u64> {
             | "msg_msg"
             | "memdup_user"
     );
-    if known || is_random_copy(family) {
-        parse_size(size)
-    } else {
-        None
-    }
+    if known || is_random_copy(family) { parse_size(size) } else { None }
 }
 
 /// The cache for a class and flavour, as kernels since 5.14 name it: `kmalloc-cg-1k`.
@@ -304,9 +277,8 @@ fn plain_class(name: &str) -> Option<u64> {
 
 /// Whether a family is one of the copies of plain kmalloc: `kmalloc-rnd-07`.
 fn is_random_copy(family: &str) -> bool {
-    let number = family
-        .strip_prefix("kmalloc-rnd-")
-        .or_else(|| family.strip_prefix("kmalloc-part-"));
+    let number =
+        family.strip_prefix("kmalloc-rnd-").or_else(|| family.strip_prefix("kmalloc-part-"));
     number.is_some_and(|number| number.len() == 2 && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -326,15 +298,9 @@ fn short_size(bytes: u64) -> String {
 /// Names in `/sys/kernel/slab`, which everybody may list.
 fn sysfs_names(host: &Host) -> Result<Vec<String>> {
     let path = host.sys("kernel/slab");
-    let failed = |cause| HostError::Read {
-        path: path.clone(),
-        cause,
-    };
+    let failed = |cause| HostError::Read { path: path.clone(), cause };
     let entries = fs::read_dir(&path).map_err(failed)?;
-    Ok(entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect())
+    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 #[cfg(test)]
@@ -348,14 +314,8 @@ mod tests {
 
     /// A kernel of 6.12 or later with bucket caches.
     fn modern() -> HashSet<String> {
-        let families = [
-            "kmalloc",
-            "kmalloc-cg",
-            "kmalloc-rcl",
-            "dma-kmalloc",
-            "msg_msg",
-            "memdup_user",
-        ];
+        let families =
+            ["kmalloc", "kmalloc-cg", "kmalloc-rcl", "dma-kmalloc", "msg_msg", "memdup_user"];
         families
             .iter()
             .flat_map(|family| STANDARD.map(|size| format!("{family}-{}", short_size(size))))
@@ -402,14 +362,9 @@ mod tests {
         ] {
             assert_eq!(size_in_name(name), Some(size), "{name}");
         }
-        for name in [
-            "bio-312",
-            "dentry",
-            "kmalloc-rnd-1-512",
-            "kmalloc_buckets",
-            "kmalloc-",
-            "-512",
-        ] {
+        for name in
+            ["bio-312", "dentry", "kmalloc-rnd-1-512", "kmalloc_buckets", "kmalloc-", "-512"]
+        {
             assert_eq!(size_in_name(name), None, "{name}");
         }
     }
@@ -496,49 +451,23 @@ mod tests {
             "alloc_msg.constprop.0+0x3f/0x90",
             "load_msg+0x5b",
         ] {
-            assert_eq!(
-                name_of(512, flavour::NORMAL, Some(site), &modern),
-                "msg_msg-512",
-                "{site}"
-            );
+            assert_eq!(name_of(512, flavour::NORMAL, Some(site), &modern), "msg_msg-512", "{site}");
         }
         // The further segments of a long message.
-        assert_eq!(
-            name_of(512, flavour::ACCOUNT, Some("load_msg"), &modern),
-            "kmalloc-cg-512"
-        );
+        assert_eq!(name_of(512, flavour::ACCOUNT, Some("load_msg"), &modern), "kmalloc-cg-512");
         let older = names(&["kmalloc-512", "kmalloc-cg-512"]);
-        assert_eq!(
-            name_of(512, flavour::ACCOUNT, Some("load_msg"), &older),
-            "kmalloc-cg-512"
-        );
-        assert_eq!(
-            name_of(512, flavour::NORMAL, Some("load_msg"), &older),
-            "kmalloc-512"
-        );
+        assert_eq!(name_of(512, flavour::ACCOUNT, Some("load_msg"), &older), "kmalloc-cg-512");
+        assert_eq!(name_of(512, flavour::NORMAL, Some("load_msg"), &older), "kmalloc-512");
     }
 
     #[test]
     fn only_certain_call_sites_are_memdup_user() {
         let modern = modern();
         for site in ["strndup_user", "vmemdup_user+0x12/0x80"] {
-            assert_eq!(
-                name_of(512, flavour::NORMAL, Some(site), &modern),
-                "memdup_user-512"
-            );
+            assert_eq!(name_of(512, flavour::NORMAL, Some(site), &modern), "memdup_user-512");
         }
-        for site in [
-            "memdup_user_nul",
-            "__kvmalloc_node_noprof",
-            "key_alloc",
-            "load_msgs",
-            "",
-        ] {
-            assert_eq!(
-                name_of(512, flavour::NORMAL, Some(site), &modern),
-                "kmalloc-512",
-                "{site}"
-            );
+        for site in ["memdup_user_nul", "__kvmalloc_node_noprof", "key_alloc", "load_msgs", ""] {
+            assert_eq!(name_of(512, flavour::NORMAL, Some(site), &modern), "kmalloc-512", "{site}");
         }
     }
 
@@ -547,28 +476,16 @@ mod tests {
         let old = names(&["kmalloc-512", "kmalloc-1024", "dma-kmalloc-512"]);
         assert_eq!(name_of(512, flavour::ACCOUNT, None, &old), "kmalloc-512");
         assert_eq!(name_of(512, flavour::DMA, None, &old), "dma-kmalloc-512");
-        assert_eq!(
-            name_of(1024, flavour::RECLAIMABLE, None, &old),
-            "kmalloc-1024"
-        );
+        assert_eq!(name_of(1024, flavour::RECLAIMABLE, None, &old), "kmalloc-1024");
         // Nothing is known: the flags decide.
-        assert_eq!(
-            name_of(512, flavour::ACCOUNT, None, &HashSet::new()),
-            "kmalloc-cg-512"
-        );
+        assert_eq!(name_of(512, flavour::ACCOUNT, None, &HashSet::new()), "kmalloc-cg-512");
     }
 
     #[test]
     fn large_allocations_have_no_cache() {
-        assert_eq!(
-            name_of(16_384, flavour::NORMAL, None, &modern()),
-            "kmalloc-large-16k"
-        );
+        assert_eq!(name_of(16_384, flavour::NORMAL, None, &modern()), "kmalloc-large-16k");
         let pages_of_64k = names(&["kmalloc-16k"]);
-        assert_eq!(
-            name_of(16_384, flavour::ACCOUNT, None, &pages_of_64k),
-            "kmalloc-16k"
-        );
+        assert_eq!(name_of(16_384, flavour::ACCOUNT, None, &pages_of_64k), "kmalloc-16k");
     }
 
     #[test]
@@ -585,10 +502,7 @@ mod tests {
             aliases_for_growth("kmalloc-512", &existing),
             ["kmalloc-512", "kmalloc-rnd-01-512", "kmalloc-rnd-02-512"]
         );
-        assert_eq!(
-            aliases_for_growth("kmalloc-cg-512", &existing),
-            ["kmalloc-cg-512"]
-        );
+        assert_eq!(aliases_for_growth("kmalloc-cg-512", &existing), ["kmalloc-cg-512"]);
         assert_eq!(aliases_for_growth("dentry", &existing), ["dentry"]);
     }
 
@@ -596,12 +510,7 @@ mod tests {
     fn sysfs_stands_in_for_slabinfo() {
         let tree = tempfile::tempdir().unwrap();
         let host = Host::new(tree.path());
-        assert!(
-            Classes::read(&host)
-                .unwrap_err()
-                .to_string()
-                .contains("slabinfo")
-        );
+        assert!(Classes::read(&host).unwrap_err().to_string().contains("slabinfo"));
         fs::create_dir_all(host.sys("kernel/slab/kmalloc-cg-512")).unwrap();
         let classes = Classes::read(&host).unwrap();
         assert!(classes.names().contains("kmalloc-cg-512"));

@@ -27,9 +27,7 @@ pub struct Host {
 impl Default for Host {
     /// The running system.
     fn default() -> Self {
-        Self {
-            root: PathBuf::from("/"),
-        }
+        Self { root: PathBuf::from("/") }
     }
 }
 
@@ -134,15 +132,10 @@ pub type Result<T> = std::result::Result<T, HostError>;
 ///
 /// [`HostError::Read`] when it cannot be opened or read; [`HostError::Malformed`] past 64 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let failed = |cause| HostError::Read {
-        path: path.to_path_buf(),
-        cause,
-    };
+    let failed = |cause| HostError::Read { path: path.to_path_buf(), cause };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(malformed(path, "larger than 64 MiB"));
     }
@@ -157,10 +150,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// A [`HostError::Malformed`].
 fn malformed(path: &Path, what: &'static str) -> HostError {
-    HostError::Malformed {
-        path: path.to_path_buf(),
-        what,
-    }
+    HostError::Malformed { path: path.to_path_buf(), what }
 }
 
 #[cfg(test)]
@@ -171,14 +161,8 @@ mod tests {
     fn paths_stay_below_the_root() {
         let host = Host::new("/saved/node7");
         assert_eq!(host.proc("meminfo"), Path::new("/saved/node7/proc/meminfo"));
-        assert_eq!(
-            host.proc("/meminfo"),
-            Path::new("/saved/node7/proc/meminfo")
-        );
-        assert_eq!(
-            host.sys("kernel/slab"),
-            Path::new("/saved/node7/sys/kernel/slab")
-        );
+        assert_eq!(host.proc("/meminfo"), Path::new("/saved/node7/proc/meminfo"));
+        assert_eq!(host.sys("kernel/slab"), Path::new("/saved/node7/sys/kernel/slab"));
         assert_eq!(
             host.join("/sys/fs/cgroup/../../../etc"),
             Path::new("/saved/node7/sys/fs/cgroup/etc")

@@ -84,16 +84,12 @@ pub fn comm(host: &Host, pid: u32) -> Result<Vec<u8>> {
 ///
 /// [`HostError::is_missing`] when there is no such process.
 pub fn cgroup(host: &Host, pid: u32) -> Result<Vec<Membership>> {
-    Ok(parse_cgroup(&read_text(
-        &host.proc(format!("{pid}/cgroup")),
-    )?))
+    Ok(parse_cgroup(&read_text(&host.proc(format!("{pid}/cgroup")))?))
 }
 
 /// The path of a process in one hierarchy.
 pub fn path_in(memberships: &[Membership], hierarchy: u32) -> Option<&str> {
-    let found = memberships
-        .iter()
-        .find(|membership| membership.hierarchy == hierarchy);
+    let found = memberships.iter().find(|membership| membership.hierarchy == hierarchy);
     found.map(|membership| membership.path.as_str())
 }
 
@@ -123,10 +119,7 @@ pub fn ticks_per_second() -> Result<u64> {
     ticks
         .and_then(|ticks| u64::try_from(ticks).ok())
         .filter(|&ticks| ticks > 0)
-        .ok_or(HostError::Call {
-            what,
-            cause: nix::Error::EINVAL,
-        })
+        .ok_or(HostError::Call { what, cause: nix::Error::EINVAL })
 }
 
 /// Whether a process started at `start_ns`. The kernel rounds down (`nsec_to_clock_t()` in
@@ -142,11 +135,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|&byte| byte == b'(')?;
     let close = bytes.iter().rposition(|&byte| byte == b')')?;
     let comm = bytes.get(open + 1..close)?.to_vec();
-    let pid = std::str::from_utf8(&bytes[..open])
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let pid = std::str::from_utf8(&bytes[..open]).ok()?.trim().parse().ok()?;
     let rest = std::str::from_utf8(&bytes[close + 1..]).ok()?;
     // The first is field 3 of proc_pid_stat(5).
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -220,24 +209,14 @@ mod tests {
         let stat = parse_stat(KUBELET).unwrap();
         assert_eq!((stat.pid, stat.parent), (1165, 1));
         assert_eq!(stat.comm, b"kubelet");
-        assert_eq!(
-            (stat.state, stat.threads, stat.start_ticks),
-            (b'S', 17, 1893)
-        );
+        assert_eq!((stat.state, stat.threads, stat.start_ticks), (b'S', 17, 1893));
         assert!(stat.is_running() && !stat.is_kthread());
     }
 
     #[test]
     fn names_that_fight_back() {
-        for comm in [
-            b"a) S 1 (b".as_slice(),
-            b")",
-            b"(",
-            b"",
-            b"a\nb c",
-            b"\xff\xfe)",
-            b")) R 9 9",
-        ] {
+        for comm in [b"a) S 1 (b".as_slice(), b")", b"(", b"", b"a\nb c", b"\xff\xfe)", b")) R 9 9"]
+        {
             let stat = parse_stat(&with_comm(comm)).unwrap();
             assert_eq!(stat.comm, comm);
             assert_eq!((stat.pid, stat.start_ticks), (7, 512));
@@ -249,21 +228,8 @@ mod tests {
     fn a_zombie_runs_only_while_it_has_threads() {
         let zombie = parse_stat(&with_comm(b"x")).unwrap();
         assert!(!zombie.is_running());
-        assert!(
-            Stat {
-                threads: 2,
-                ..zombie.clone()
-            }
-            .is_running()
-        );
-        assert!(
-            !Stat {
-                state: b'X',
-                threads: 2,
-                ..zombie
-            }
-            .is_running()
-        );
+        assert!(Stat { threads: 2, ..zombie.clone() }.is_running());
+        assert!(!Stat { state: b'X', threads: 2, ..zombie }.is_running());
     }
 
     #[test]
@@ -283,10 +249,7 @@ mod tests {
 
     #[test]
     fn a_start_is_compared_in_ticks() {
-        let stat = Stat {
-            start_ticks: 1893,
-            ..Stat::default()
-        };
+        let stat = Stat { start_ticks: 1893, ..Stat::default() };
         assert!(started_at(&stat, 18_930_000_000, 100));
         assert!(started_at(&stat, 18_939_999_999, 100));
         assert!(started_at(&stat, 18_920_000_000, 100));

@@ -30,9 +30,7 @@ impl SlabCache {
     /// Bytes its slabs take, with pages of `page_size` bytes. Per-memcg copies of a cache, which
     /// kernels up to 5.8 have, are not in here.
     pub fn slab_bytes(&self, page_size: u64) -> u64 {
-        self.total_slabs
-            .saturating_mul(self.pages_per_slab)
-            .saturating_mul(page_size)
+        self.total_slabs.saturating_mul(self.pages_per_slab).saturating_mul(page_size)
     }
 }
 
@@ -115,9 +113,7 @@ fn parse_line(line: &str) -> Option<SlabCache> {
         return None;
     }
 
-    let mut slabs = slabdata
-        .split_ascii_whitespace()
-        .map(|word| word.parse::<u64>().ok());
+    let mut slabs = slabdata.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
     Some(SlabCache {
         name: name.join(" "),
         active_objects,
@@ -166,10 +162,7 @@ kmalloc-64        3222835 11604608     64   64    1 : tunables    0    0    0 : 
         let counts = info.counts();
         assert_eq!(
             counts["kmalloc-64"],
-            SlabCount {
-                active_objects: 3_222_835,
-                objects_per_slab: 64
-            }
+            SlabCount { active_objects: 3_222_835, objects_per_slab: 64 }
         );
         assert!(info.names().contains("kernfs_node_cache"));
     }
@@ -212,13 +205,7 @@ kmalloc-64        3222835 11604608     64   64    1 : tunables    0    0    0 : 
     fn two_caches_of_one_name_are_added_up() {
         let line = "twin 3 4 8 512 1 : tunables 0 0 0 : slabdata 1 1 0\n";
         let counts = parse(&line.repeat(2)).counts();
-        assert_eq!(
-            counts["twin"],
-            SlabCount {
-                active_objects: 6,
-                objects_per_slab: 512
-            }
-        );
+        assert_eq!(counts["twin"], SlabCount { active_objects: 6, objects_per_slab: 512 });
     }
 
     #[test]
@@ -227,12 +214,7 @@ kmalloc-64        3222835 11604608     64   64    1 : tunables    0    0    0 : 
         let host = Host::new(tree.path());
         std::fs::create_dir(host.proc("")).unwrap();
         std::fs::write(host.proc("slabinfo"), "slabinfo - version: 2.1\n").unwrap();
-        assert!(
-            read(&host)
-                .unwrap_err()
-                .to_string()
-                .contains("no slab cache")
-        );
+        assert!(read(&host).unwrap_err().to_string().contains("no slab cache"));
         std::fs::write(host.proc("slabinfo"), NODE).unwrap();
         assert_eq!(read(&host).unwrap().caches.len(), 3);
     }

@@ -31,10 +31,8 @@ pub struct Uname {
 /// When the call fails, or a saved tree does not have the kernel's release.
 pub fn uname(host: &Host) -> Result<Uname> {
     if host.is_live() {
-        let name = nix::sys::utsname::uname().map_err(|cause| HostError::Call {
-            what: "the name of the system",
-            cause,
-        })?;
+        let name = nix::sys::utsname::uname()
+            .map_err(|cause| HostError::Call { what: "the name of the system", cause })?;
         return Ok(Uname {
             release: name.release().to_string_lossy().into_owned(),
             machine: Some(name.machine().to_string_lossy().into_owned()),
@@ -72,11 +70,7 @@ pub fn in_initial_pid_namespace(host: &Host) -> Option<bool> {
 /// `kernel.kptr_restrict`: 0 shows kernel addresses, 1 only with `CAP_SYSLOG`, 2 never. `None`
 /// when it cannot be read.
 pub fn kptr_restrict(host: &Host) -> Option<u8> {
-    read_text(&host.proc("sys/kernel/kptr_restrict"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    read_text(&host.proc("sys/kernel/kptr_restrict")).ok()?.trim().parse().ok()
 }
 
 /// Bytes of one kernel stack: what all stacks take, divided by the number of threads. `None` when
@@ -157,10 +151,7 @@ mod tests {
         assert_eq!(parse_threads("0.06 0.01 0.03 1/88 5992\n"), Some(88));
         assert_eq!(parse_threads("0.06 0.01 0.03\n"), None);
         assert_eq!(parse_threads("0.06 0.01 0.03 1 5\n"), None);
-        assert_eq!(
-            parse_namespace("pid:[4026531836]"),
-            Some(INITIAL_PID_NAMESPACE)
-        );
+        assert_eq!(parse_namespace("pid:[4026531836]"), Some(INITIAL_PID_NAMESPACE));
         assert_eq!(parse_namespace("pid:[x]"), None);
         assert_eq!(parse_namespace("net:[1]"), None);
     }
@@ -185,10 +176,7 @@ mod tests {
             }
         );
         assert_eq!(kptr_restrict(&host), Some(1));
-        let memory = MemInfo {
-            kernel_stack: Some(1600 << 10),
-            ..MemInfo::default()
-        };
+        let memory = MemInfo { kernel_stack: Some(1600 << 10), ..MemInfo::default() };
         assert_eq!(kernel_stack_bytes(&host, &memory), Some(16 << 10));
         assert_eq!(kernel_stack_bytes(&host, &MemInfo::default()), None);
         assert_eq!(in_initial_pid_namespace(&host), None);

@@ -39,7 +39,11 @@ const LIFE: [&str; 6] = [
 const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release"];
 
 /// `(program, event)` of the allocations that the configuration asks for.
-fn allocations(config_sizes: bool, caches: bool, layout: &Layout) -> Vec<(&'static str, &'static str)> {
+fn allocations(
+    config_sizes: bool,
+    caches: bool,
+    layout: &Layout,
+) -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
     // The first of a pair is attached first, so that it is called first.
     if config_sizes {
@@ -49,7 +53,9 @@ fn allocations(config_sizes: bool, caches: bool, layout: &Layout) -> Vec<(&'stat
     }
     if caches {
         for &event in &layout.cache_events {
-            list.extend(["kmem_cache_alloc", "kmem_cache_alloc_irq"].map(|program| (program, event)));
+            list.extend(
+                ["kmem_cache_alloc", "kmem_cache_alloc_irq"].map(|program| (program, event)),
+            );
         }
     }
     list
@@ -87,7 +93,9 @@ pub(super) fn load_programs(
     names.sort_unstable();
     names.dedup();
     for name in names {
-        program(ebpf, name)?.load().map_err(|error| refused(&format!("program `{name}`"), &error))?;
+        program(ebpf, name)?
+            .load()
+            .map_err(|error| refused(&format!("program `{name}`"), &error))?;
     }
     Ok(())
 }

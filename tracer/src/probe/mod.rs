@@ -18,13 +18,13 @@ use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
 use kleak_common::{SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
 
+pub(crate) use self::read::{cache_name, comm_text};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
     layout::Layout,
     read::{CgroupChange, ChangeKind},
 };
-pub(crate) use self::read::{cache_name, comm_text};
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak.bpf.o"));
@@ -143,7 +143,10 @@ impl Probe {
             .map_max_entries("PROCESSES", MAX_SITES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches, 2_048))
-            .map_max_entries("STACKS", few(config.stacks != Stacks::Off || config.user_stacks, 16_384))
+            .map_max_entries(
+                "STACKS",
+                few(config.stacks != Stacks::Off || config.user_stacks, 16_384),
+            )
             .map_max_entries("STACKS2", few(config.stacks != Stacks::Off, 8_192))
             .load(OBJECT)
             .map_err(|error| refused("kleak's maps", &error))?;

@@ -32,8 +32,11 @@ fn missing(status: &str) -> Option<String> {
     if has(SYS_ADMIN) {
         return None;
     }
-    let missing: Vec<&str> =
-        [(BPF, "BPF"), (PERFMON, "PERFMON")].iter().filter(|(c, _)| !has(*c)).map(|c| c.1).collect();
+    let missing: Vec<&str> = [(BPF, "BPF"), (PERFMON, "PERFMON")]
+        .iter()
+        .filter(|(c, _)| !has(*c))
+        .map(|c| c.1)
+        .collect();
     (!missing.is_empty()).then(|| missing.join(", "))
 }
 

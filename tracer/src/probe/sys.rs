@@ -11,7 +11,12 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> std::io::Result<()> {
     // SAFETY: `attr` is a whole, initialised `bpf_attr`, and every address that callers put into it
     // is of a buffer that outlives the call and is as long as the lengths they put beside it.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_mut(attr), size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as u32,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
     };
     if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -136,12 +136,7 @@ impl Condition {
                 left_behind(report, &human::counted(objects, "object"))
             }
             Limit::Rate(limit, per) => {
-                let rates = || {
-                    report
-                        .owners
-                        .iter()
-                        .filter_map(|row| row.growth_bytes_per_s)
-                };
+                let rates = || report.owners.iter().filter_map(|row| row.growth_bytes_per_s);
                 rates().next()?;
                 let rate: f64 = rates().filter(|rate| *rate > 0.0).sum::<f64>() * per.seconds();
                 self.passes(rate, limit)?;
@@ -160,11 +155,7 @@ impl Condition {
                 self.passes(share, limit)?;
                 let owner = report.verdict.owner.as_ref()?;
                 let ids = report.owners.iter().find(|row| row.owner == *owner);
-                let of = if report.verdict.growing {
-                    "the growth"
-                } else {
-                    "what is left behind"
-                };
+                let of = if report.verdict.growing { "the growth" } else { "what is left behind" };
                 let held = format!(
                     "{} has {} of {of}{}",
                     names::who(owner),
@@ -238,11 +229,7 @@ fn left_behind(report: &Report, amount: &str) -> String {
 fn blame(report: &Report, what: &str, owner: &Owner, stacks: &[u32]) -> String {
     let alone = report.owners.iter().all(|row| row.owner == *owner);
     let (comma, most) = if alone { ("", "") } else { (",", " most") };
-    format!(
-        "{what}{comma}{most} by {}{}",
-        names::who(owner),
-        through(report, stacks)
-    )
+    format!("{what}{comma}{most} by {}{}", names::who(owner), through(report, stacks))
 }
 
 /// `, most through load_msg < do_msgsnd`: callee before caller, as in the report.
@@ -273,9 +260,7 @@ fn growth(text: &str) -> Option<Limit> {
 
 /// Bytes. As in GNU coreutils, `KiB` and a bare `K` are 1024, `KB` is 1000.
 fn size(text: &str) -> Option<f64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     let scale = match unit.trim_start().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
@@ -474,23 +459,12 @@ mod tests {
     #[test]
     fn what_does_not_hold_is_silent() {
         let report = sample::incident();
-        for text in [
-            "growth>8MiB",
-            "growth>14MiB/min",
-            "objects>14671",
-            "owner.share>0.97",
-        ] {
+        for text in ["growth>8MiB", "growth>14MiB/min", "objects>14671", "owner.share>0.97"] {
             assert_eq!(holds(text, &report), None, "{text}");
         }
         assert!(holds("objects>=14671", &report).is_some());
         assert!(holds("growth>=0", &sample::nothing()).is_some());
-        for text in [
-            "growth>0",
-            "growth>=0/s",
-            "objects>0",
-            "owner.share>=0",
-            "untracked>0",
-        ] {
+        for text in ["growth>0", "growth>=0/s", "objects>0", "owner.share>=0", "untracked>0"] {
             assert_eq!(holds(text, &sample::nothing()), None, "{text}");
         }
     }
@@ -499,11 +473,7 @@ mod tests {
     fn shrinking_owners_do_not_hide_growing_ones() {
         let mut report = sample::incident();
         report.owners[1].growth_bytes_per_s = Some(-1e9);
-        assert!(
-            holds("growth>200KiB/s", &report)
-                .unwrap()
-                .contains("growing by 235 KiB/s")
-        );
+        assert!(holds("growth>200KiB/s", &report).unwrap().contains("growing by 235 KiB/s"));
     }
 
     #[test]

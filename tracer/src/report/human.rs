@@ -64,13 +64,8 @@ pub fn percent(fraction: f64) -> String {
 
 /// Seconds by their two largest units: `5 h 46 min`.
 pub fn duration(seconds: u64) -> String {
-    const UNITS: [(u64, &str); 5] = [
-        (365 * 86_400, "y"),
-        (86_400, "d"),
-        (3600, "h"),
-        (60, "min"),
-        (1, "s"),
-    ];
+    const UNITS: [(u64, &str); 5] =
+        [(365 * 86_400, "y"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
     let Some(first) = UNITS.iter().position(|&(length, _)| seconds >= length) else {
         return "0 s".into();
     };
@@ -97,10 +92,7 @@ pub fn seconds(s: f64) -> String {
         let text = format!("{s:.1}");
         return format!("{} s", text.strip_suffix(".0").unwrap_or(&text));
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "saturates, and is not negative"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, and is not negative")]
     #[expect(clippy::cast_sign_loss, reason = "checked above")]
     duration(s.round() as u64)
 }

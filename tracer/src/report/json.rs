@@ -46,12 +46,7 @@ mod tests {
         let mut hostile = sample::hostile();
         hostile.owners[0].share = 1.0;
         hostile.owners[0].growth_bytes_per_s = Some(-1.5);
-        vec![
-            sample::nothing(),
-            sample::incident(),
-            sample::lossy(),
-            hostile,
-        ]
+        vec![sample::nothing(), sample::incident(), sample::lossy(), hostile]
     }
 
     #[test]
@@ -59,10 +54,8 @@ mod tests {
         let schema = schema();
         for report in sane() {
             let value: Value = serde_json::from_str(&pretty(&report)).unwrap();
-            let errors: Vec<String> = schema
-                .iter_errors(&value)
-                .map(|e| format!("{}: {e}", e.instance_path))
-                .collect();
+            let errors: Vec<String> =
+                schema.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path)).collect();
             assert!(errors.is_empty(), "{errors:#?}");
         }
     }
@@ -88,29 +81,16 @@ mod tests {
             *report.pointer_mut(at).unwrap() = value;
             assert!(!schema.is_valid(&report), "{at} was accepted");
         }
-        for part in [
-            "",
-            "/verdict",
-            "/owners/0",
-            "/stacks/0/owner",
-            "/loss",
-            "/cost",
-        ] {
+        for part in ["", "/verdict", "/owners/0", "/stacks/0/owner", "/loss", "/cost"] {
             let mut report = good.clone();
             let object = report.pointer_mut(part).unwrap().as_object_mut().unwrap();
             object.insert("extra".into(), json!(1));
-            assert!(
-                !schema.is_valid(&report),
-                "an unknown field of `{part}` was accepted"
-            );
+            assert!(!schema.is_valid(&report), "an unknown field of `{part}` was accepted");
         }
         for key in good.as_object().unwrap().keys() {
             let mut report = good.clone();
             report.as_object_mut().unwrap().remove(key);
-            assert!(
-                !schema.is_valid(&report),
-                "a report without `{key}` was accepted"
-            );
+            assert!(!schema.is_valid(&report), "a report without `{key}` was accepted");
         }
     }
 
@@ -120,11 +100,7 @@ mod tests {
             if let Some(fields) = value.get("properties").and_then(Value::as_object) {
                 assert_eq!(value["additionalProperties"], json!(false), "{at}");
                 let required = value["required"].as_array().unwrap();
-                assert_eq!(
-                    required.len(),
-                    fields.len(),
-                    "{at}: every field is always there"
-                );
+                assert_eq!(required.len(), fields.len(), "{at}: every field is always there");
                 for (name, field) in fields {
                     assert!(field["description"].is_string(), "{at}/{name} says nothing");
                 }
@@ -142,10 +118,7 @@ mod tests {
     #[test]
     fn it_reads_back_as_it_was() {
         for report in sane() {
-            assert_eq!(
-                serde_json::from_str::<Report>(&pretty(&report)).unwrap(),
-                report
-            );
+            assert_eq!(serde_json::from_str::<Report>(&pretty(&report)).unwrap(), report);
         }
     }
 
@@ -157,14 +130,8 @@ mod tests {
             write_line(&report, &mut out).unwrap();
             let text = String::from_utf8(out).unwrap();
             assert_eq!(text.lines().count(), 2);
-            assert!(
-                text.lines()
-                    .all(|line| serde_json::from_str::<Value>(line).is_ok())
-            );
-            assert!(
-                !text.contains('\u{1b}'),
-                "an escape sequence reached the terminal"
-            );
+            assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+            assert!(!text.contains('\u{1b}'), "an escape sequence reached the terminal");
         }
     }
 

@@ -7,9 +7,7 @@ use super::{Owner, Report, StackRow};
 pub fn who(owner: &Owner) -> String {
     match owner.kind.as_str() {
         "softirq" | "hardirq" | "unknown" => format!("[{}]", owner.kind),
-        "pod" => pod(owner)
-            .or_else(|| place(owner))
-            .unwrap_or_else(|| "(no pod)".into()),
+        "pod" => pod(owner).or_else(|| place(owner)).unwrap_or_else(|| "(no pod)".into()),
         "cgroup" => text(owner.cgroup.as_ref()).unwrap_or_else(|| "(no cgroup)".into()),
         _ => match (text(owner.comm.as_ref()), owner.pid) {
             (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
@@ -22,15 +20,13 @@ pub fn who(owner: &Owner) -> String {
 
 /// Where the owner lives, nearest to what one would act on: pod, unit, else cgroup.
 pub fn place(owner: &Owner) -> Option<String> {
-    pod(owner)
-        .or_else(|| text(owner.unit.as_ref()))
-        .or_else(|| {
-            if owner.kind == "kthread" {
-                Some("kernel thread".into())
-            } else {
-                text(owner.cgroup.as_ref())
-            }
-        })
+    pod(owner).or_else(|| text(owner.unit.as_ref())).or_else(|| {
+        if owner.kind == "kthread" {
+            Some("kernel thread".into())
+        } else {
+            text(owner.cgroup.as_ref())
+        }
+    })
 }
 
 /// `namespace/pod`.
@@ -44,30 +40,18 @@ pub fn pod(owner: &Owner) -> Option<String> {
 
 /// A name that is there and not empty, safe to print.
 pub fn text(name: Option<&String>) -> Option<String> {
-    name.filter(|name| !name.is_empty())
-        .map(|name| terminal(name).into_owned())
+    name.filter(|name| !name.is_empty()).map(|name| terminal(name).into_owned())
 }
 
 /// The functions that say what a stack is about: past the allocator, nearest first.
 pub fn path(stack: &StackRow, frames: usize) -> Vec<String> {
-    let past = stack
-        .kernel
-        .iter()
-        .position(|frame| !is_allocator(frame))
-        .unwrap_or(0);
-    stack
-        .kernel
-        .iter()
-        .skip(past)
-        .take(frames)
-        .map(|frame| terminal(frame).into_owned())
-        .collect()
+    let past = stack.kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);
+    stack.kernel.iter().skip(past).take(frames).map(|frame| terminal(frame).into_owned()).collect()
 }
 
 /// The stack that holds most of what `owner` holds, of its own where it has any.
 pub(super) fn main_stack<'a>(report: &'a Report, ids: &[u32]) -> Option<&'a StackRow> {
-    ids.iter()
-        .find_map(|id| report.stacks.iter().find(|stack| stack.id == *id))
+    ids.iter().find_map(|id| report.stacks.iter().find(|stack| stack.id == *id))
 }
 
 /// Whether a frame is the slab allocator itself, which is on every stack and tells nothing.
@@ -93,10 +77,7 @@ mod tests {
     use super::*;
 
     fn owner(kind: &str) -> Owner {
-        Owner {
-            kind: kind.into(),
-            ..Owner::default()
-        }
+        Owner { kind: kind.into(), ..Owner::default() }
     }
 
     #[test]
@@ -108,20 +89,8 @@ mod tests {
         assert_eq!(place(&owner("hardirq")), None);
         assert_eq!(place(&owner("kthread")).as_deref(), Some("kernel thread"));
         assert_eq!(who(&owner("process")), "[unknown]");
-        assert_eq!(
-            who(&Owner {
-                pid: Some(7),
-                ..owner("process")
-            }),
-            "pid 7"
-        );
-        assert_eq!(
-            who(&Owner {
-                comm: Some("load_msg".into()),
-                ..owner("site")
-            }),
-            "load_msg"
-        );
+        assert_eq!(who(&Owner { pid: Some(7), ..owner("process") }), "pid 7");
+        assert_eq!(who(&Owner { comm: Some("load_msg".into()), ..owner("site") }), "load_msg");
         let pod = Owner {
             pod: Some("web-0".into()),
             namespace: Some("shop".into()),

@@ -106,20 +106,9 @@ pub(crate) fn nothing() -> Report {
         caches: Vec::new(),
         owners: Vec::new(),
         stacks: Vec::new(),
-        cgroups: Cgroups {
-            dying: Some(0),
-            ..Cgroups::default()
-        },
-        loss: Loss {
-            missed_events: Some(0),
-            frees_of_older_objects: Some(0),
-            ..Loss::default()
-        },
-        cost: Cost {
-            events: 41_200,
-            bpf_ns_per_event: Some(212.4),
-            map_bytes: 35_651_584,
-        },
+        cgroups: Cgroups { dying: Some(0), ..Cgroups::default() },
+        loss: Loss { missed_events: Some(0), frees_of_older_objects: Some(0), ..Loss::default() },
+        cost: Cost { events: 41_200, bpf_ns_per_event: Some(212.4), map_bytes: 35_651_584 },
         command: None,
         notes: Vec::new(),
     }
@@ -128,14 +117,9 @@ pub(crate) fn nothing() -> Report {
 /// Incident 1: kubelet and kmalloc-512.
 pub(crate) fn incident() -> Report {
     let mut held = msg_stack(4);
-    held.kernel = [
-        "__kmalloc_cache_noprof",
-        "kernfs_fop_open",
-        "do_dentry_open",
-        "vfs_open",
-    ]
-    .map(String::from)
-    .into();
+    held.kernel = ["__kmalloc_cache_noprof", "kernfs_fop_open", "do_dentry_open", "vfs_open"]
+        .map(String::from)
+        .into();
     held.user = ["os.(*File).Open", "main.main"].map(String::from).into();
     held.outstanding_objects = 402;
     held.outstanding_bytes = 402 * 512;
@@ -223,12 +207,7 @@ pub(crate) fn lossy() -> Report {
 /// Every string from outside tries to break the output.
 pub(crate) fn hostile() -> Report {
     let nasty = || "a\n;\u{1b}[31mx\u{fffd}".to_owned();
-    let long = || {
-        format!(
-            "/kubepods/\u{202e}{}/\u{9b}2J end",
-            "very-long-name ".repeat(20)
-        )
-    };
+    let long = || format!("/kubepods/\u{202e}{}/\u{9b}2J end", "very-long-name ".repeat(20));
     let owner = Owner {
         kind: "process".into(),
         pid: Some(u32::MAX),

@@ -82,14 +82,9 @@ mod tests {
 
     #[test]
     fn plain_names_are_untouched() {
-        for name in [
-            "kubelet",
-            "kworker/u8:2-ext4",
-            r"dev-disk\x2d1.device",
-            "日本",
-            "a b",
-            "\u{fffd}",
-        ] {
+        for name in
+            ["kubelet", "kworker/u8:2-ext4", r"dev-disk\x2d1.device", "日本", "a b", "\u{fffd}"]
+        {
             assert!(matches!(terminal(name), Cow::Borrowed(same) if same == name));
             assert!(matches!(folded(name), Cow::Borrowed(same) if same == name));
         }
@@ -97,10 +92,7 @@ mod tests {
 
     #[test]
     fn controls_become_visible() {
-        assert_eq!(
-            terminal("a\n;\u{1b}[31mx\u{fffd}"),
-            "a\\n;\\x1b[31mx\u{fffd}"
-        );
+        assert_eq!(terminal("a\n;\u{1b}[31mx\u{fffd}"), "a\\n;\\x1b[31mx\u{fffd}");
         assert_eq!(folded("a\n;\u{1b}[31mx\u{fffd}"), "a\\n:\\x1b[31mx\u{fffd}");
         assert_eq!(terminal("\r\t\0\u{7f}\u{9b}"), r"\r\t\x00\x7f\x9b");
     }
@@ -108,10 +100,7 @@ mod tests {
     #[test]
     fn bidi_and_zero_width_become_visible() {
         assert_eq!(terminal("gpj\u{202e}exe"), r"gpj\u{202e}exe");
-        assert_eq!(
-            terminal("ku\u{200b}belet\u{feff}"),
-            r"ku\u{200b}belet\u{feff}"
-        );
+        assert_eq!(terminal("ku\u{200b}belet\u{feff}"), r"ku\u{200b}belet\u{feff}");
         assert_eq!(terminal("a\u{2028}b\u{e0041}"), r"a\u{2028}b\u{e0041}");
     }
 

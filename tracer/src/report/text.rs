@@ -24,11 +24,7 @@ pub struct Style {
 
 impl Default for Style {
     fn default() -> Self {
-        Self {
-            width: 80,
-            colour: false,
-            top: 10,
-        }
+        Self { width: 80, colour: false, top: 10 }
     }
 }
 
@@ -53,13 +49,7 @@ mod tests {
     use super::*;
 
     fn plain(report: &Report, width: usize) -> String {
-        styled(
-            report,
-            Style {
-                width,
-                ..Style::default()
-            },
-        )
+        styled(report, Style { width, ..Style::default() })
     }
 
     fn styled(report: &Report, style: Style) -> String {
@@ -80,10 +70,7 @@ mod tests {
 
     #[test]
     fn incident_in_colour() {
-        let style = Style {
-            colour: true,
-            ..Style::default()
-        };
+        let style = Style { colour: true, ..Style::default() };
         insta::assert_snapshot!(styled(&sample::incident(), style).replace('\u{1b}', "␛"));
     }
 
@@ -132,13 +119,7 @@ mod tests {
 
     #[test]
     fn more_rows_than_shown_are_counted() {
-        let text = styled(
-            &sample::incident(),
-            Style {
-                top: 1,
-                ..Style::default()
-            },
-        );
+        let text = styled(&sample::incident(), Style { top: 1, ..Style::default() });
         assert!(text.contains("2 more hold 220 KiB"), "{text}");
         assert!(text.contains("1 more stack"), "{text}");
     }
@@ -147,11 +128,7 @@ mod tests {
     fn check(report: &Report, style: Style) {
         let text = styled(report, style);
         for line in text.lines() {
-            assert!(
-                line.width() <= style.width.max(60),
-                "{} columns: {line}",
-                line.width()
-            );
+            assert!(line.width() <= style.width.max(60), "{} columns: {line}", line.width());
             assert_eq!(line.trim_end(), line);
             assert!(!line.contains(char::is_control), "{line:?}");
         }
@@ -162,13 +139,7 @@ mod tests {
     fn every_line_fits() {
         for report in sample::all() {
             for width in [0, 60, 61, 72, 80, 81, 100, 132, 250] {
-                check(
-                    &report,
-                    Style {
-                        width,
-                        ..Style::default()
-                    },
-                );
+                check(&report, Style { width, ..Style::default() });
             }
         }
     }
@@ -176,13 +147,7 @@ mod tests {
     #[test]
     fn colour_changes_no_text() {
         for report in sample::all() {
-            let coloured = styled(
-                &report,
-                Style {
-                    colour: true,
-                    ..Style::default()
-                },
-            );
+            let coloured = styled(&report, Style { colour: true, ..Style::default() });
             let mut bare = String::new();
             let mut rest = coloured.as_str();
             while let Some((before, after)) = rest.split_once('\u{1b}') {

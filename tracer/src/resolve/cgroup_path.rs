@@ -53,9 +53,7 @@ pub fn parse(path: &str) -> CgroupNames {
     let mut names = CgroupNames::default();
 
     // The innermost pod: on a node that is itself a container, the outer ids are the node's.
-    let pod = (0..parts.len())
-        .rev()
-        .find_map(|at| Some((at, pod_at(&parts, at)?)));
+    let pod = (0..parts.len()).rev().find_map(|at| Some((at, pod_at(&parts, at)?)));
     let mut inside = 0;
     if let Some((at, pod)) = pod {
         names.pod_uid = Some(pod.uid);
@@ -73,11 +71,7 @@ pub fn parse(path: &str) -> CgroupNames {
     }
 
     // What lies above a pod or container runs it, and is not in it.
-    let below = if in_pod || container.is_some() {
-        inside + 1
-    } else {
-        0
-    };
+    let below = if in_pod || container.is_some() { inside + 1 } else { 0 };
     let unit = unit_at(&parts, below);
     names.unit = unit.map(|at| display_name(parts[at]));
     let around = unit.unwrap_or(parts.len());
@@ -128,11 +122,7 @@ fn pod_at(parts: &[&str], at: usize) -> Option<Pod> {
     } else {
         (group, Qos::Guaranteed)
     };
-    if rest == "kubepods" || rest.ends_with("-kubepods") {
-        Some(Pod { uid, qos })
-    } else {
-        None
-    }
+    if rest == "kubepods" || rest.ends_with("-kubepods") { Some(Pod { uid, qos }) } else { None }
 }
 
 /// A pod UID with dashes: a UUID, written with `-` or `_`, or the 32 hex digits of a static pod
@@ -145,10 +135,7 @@ fn pod_uid(text: &str) -> Option<String> {
     let groups: Vec<&str> = uid.split('-').collect();
     let lengths = [8, 4, 4, 4, 12];
     let is_uuid = groups.len() == lengths.len()
-        && groups
-            .iter()
-            .zip(lengths)
-            .all(|(group, length)| is_hex(group, length));
+        && groups.iter().zip(lengths).all(|(group, length)| is_hex(group, length));
     is_uuid.then_some(uid)
 }
 
@@ -183,10 +170,7 @@ fn container_at<'a>(parts: &[&'a str], at: usize, in_pod: bool) -> Option<Contai
         "libpod" => "podman",
         _ => return None,
     };
-    is_container_id(id).then_some(Container {
-        id,
-        runtime: Some(runtime),
-    })
+    is_container_id(id).then_some(Container { id, runtime: Some(runtime) })
 }
 
 fn is_container_id(text: &str) -> bool {
@@ -204,10 +188,7 @@ fn is_hex(text: &str, length: usize) -> bool {
 fn unit_at(parts: &[&str], below: usize) -> Option<usize> {
     let innermost =
         |end: usize, kinds: &[&str]| (below..end).rev().find(|&at| is_unit(parts[at], kinds));
-    let at = innermost(
-        parts.len(),
-        &["service", "scope", "socket", "mount", "swap"],
-    )?;
+    let at = innermost(parts.len(), &["service", "scope", "socket", "mount", "swap"])?;
     if parts[at] == "init.scope"
         && let Some(manager) = innermost(at, &["service"])
     {
@@ -225,9 +206,7 @@ fn is_unit(part: &str, kinds: &[&str]) -> bool {
     kinds.contains(&kind)
         && !name.is_empty()
         && part.len() <= 255
-        && part
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte))
+        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte))
 }
 
 /// A unit's name for display. systemd puts a `_` before names that could be taken for a file of
@@ -370,9 +349,7 @@ mod tests {
             }
             let row = fill(row);
             let columns: Vec<&str> = row.split_whitespace().collect();
-            let [path, expected @ ..] = columns.as_slice() else {
-                panic!("{row}")
-            };
+            let [path, expected @ ..] = columns.as_slice() else { panic!("{row}") };
             let names = parse(path);
             let found = [
                 names.unit.as_deref(),

@@ -28,11 +28,10 @@ pub fn of_sites(
                 context::SOFTIRQ => nobody("softirq"),
                 context::HARDIRQ => nobody("hardirq"),
                 _ => {
-                    let process =
-                        ProcessKey { start_ns: site.start_ns, tgid: site.tgid, _pad: 0 };
-                    let identity = seen
-                        .entry(process)
-                        .or_insert_with(|| identify(process, snapshot.processes.get(&process), host));
+                    let process = ProcessKey { start_ns: site.start_ns, tgid: site.tgid, _pad: 0 };
+                    let identity = seen.entry(process).or_insert_with(|| {
+                        identify(process, snapshot.processes.get(&process), host)
+                    });
                     of_process(site, identity, cgroups.path(site.cgroup, host, layout))
                 }
             };

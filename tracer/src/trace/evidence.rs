@@ -81,8 +81,7 @@ impl Resolver {
     ) -> Evidence {
         let mut notes = Vec::new();
         let cache_names = self.cache_names(plan, &mut snapshot);
-        let owners =
-            owners::of_sites(&snapshot, &plan.host, &plan.layout, &mut self.cgroups);
+        let owners = owners::of_sites(&snapshot, &plan.host, &plan.layout, &mut self.cgroups);
         let kernel_stacks = self.kernel_stacks(&snapshot, probe);
         self.learn_user_stacks(&snapshot, probe);
         let user_stacks = self.user_stacks(&snapshot, probe);
@@ -176,11 +175,7 @@ impl Resolver {
         stacks
     }
 
-    fn user_stacks(
-        &self,
-        snapshot: &Snapshot,
-        probe: &Probe,
-    ) -> HashMap<(u64, i32), Vec<String>> {
+    fn user_stacks(&self, snapshot: &Snapshot, probe: &Probe) -> HashMap<(u64, i32), Vec<String>> {
         let mut stacks = HashMap::new();
         for key in snapshot.groups.keys().filter(|key| key.user_stack >= 0) {
             let place = (key.site, key.user_stack);
@@ -243,8 +238,7 @@ impl Resolver {
 fn points_of(history: &[Point], snapshot: &Snapshot) -> Vec<Point> {
     let mut points = history.to_vec();
     if points.last().is_none_or(|point| point.at_ns != snapshot.at_ns) {
-        points
-            .push(Point { at_ns: snapshot.at_ns, outstanding: snapshot.outstanding.clone() });
+        points.push(Point { at_ns: snapshot.at_ns, outstanding: snapshot.outstanding.clone() });
     }
     points
 }

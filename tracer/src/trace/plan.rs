@@ -152,7 +152,9 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
     if let (Some(duration), Some(interval)) = (args.duration, args.interval)
         && interval > duration
     {
-        return usage("--interval is longer than --duration, so it would never end; make it shorter");
+        return usage(
+            "--interval is longer than --duration, so it would never end; make it shorter",
+        );
     }
     if let (Some(duration), Some(min_age)) = (args.duration, args.min_age)
         && min_age >= duration
@@ -197,7 +199,9 @@ fn choose(
     let aliases = aliases(host);
     let mut globs = args.cache.clone();
     if globs.is_empty() && explicit(Kind::Cache) {
-        globs.push(globset::Glob::new("*").map_err(|e| Failure::Failed(e.to_string()))?.compile_matcher());
+        globs.push(
+            globset::Glob::new("*").map_err(|e| Failure::Failed(e.to_string()))?.compile_matcher(),
+        );
     }
     let matches = |name: &str| globs.iter().any(|glob| glob.is_match(name));
     let by_size: Vec<u64> = classes_of_sizes(&args.size, classes, remarks)?;
@@ -212,16 +216,15 @@ fn choose(
     };
     let sizes: HashSet<u64> = chosen.iter().map(|&class| classes.slot_bytes(class)).collect();
     // A glob may name kmalloc caches too: their classes are followed, and sorted out by name.
-    let by_name = all.iter().filter(|&&class| kmalloc_names(class).iter().any(|name| matches(name)));
+    let by_name =
+        all.iter().filter(|&&class| kmalloc_names(class).iter().any(|name| matches(name)));
     let mut followed: Vec<u64> = chosen.iter().chain(by_name).copied().collect();
     followed.sort_unstable();
     followed.dedup();
     let is_kmalloc = |name: &str| all.iter().any(|&c| kmalloc_names(c).iter().any(|n| n == name));
     let known = classes.names();
-    let named_matches = known
-        .iter()
-        .chain(aliases.keys())
-        .any(|name| matches(name) && !is_kmalloc(name));
+    let named_matches =
+        known.iter().chain(aliases.keys()).any(|name| matches(name) && !is_kmalloc(name));
     if !globs.is_empty() && !known.is_empty() && !named_matches && followed.is_empty() {
         let list: Vec<&str> = globs.iter().map(|glob| glob.glob().glob()).collect();
         return Err(Failure::Usage(format!(
@@ -266,7 +269,9 @@ fn kmalloc_names(class: u64) -> Vec<String> {
         .iter()
         .map(|&flavour| classes::cache_name(class, flavour))
         .collect();
-    names.extend(["msg_msg", "memdup_user", "kmalloc-large"].map(|family| format!("{family}-{size}")));
+    names.extend(
+        ["msg_msg", "memdup_user", "kmalloc-large"].map(|family| format!("{family}-{size}")),
+    );
     names.push(plain);
     names
 }

@@ -109,7 +109,8 @@ fn attached_line(plan: &Plan, probe: &Probe) -> String {
         list => format!("kmalloc, {} size classes", list.len()),
     };
     let caches = if filter.kinds.iter().any(|kind| kind == "cache") {
-        let names = if filter.caches.is_empty() { "*".to_owned() } else { filter.caches.join(", ") };
+        let names =
+            if filter.caches.is_empty() { "*".to_owned() } else { filter.caches.join(", ") };
         format!("caches {names}")
     } else {
         String::new()
@@ -201,9 +202,8 @@ impl<'a> Session<'a> {
         let caches = &self.plan.caches;
         self.probe.decide_caches(|name| caches.wants(name))?;
         let host = &self.plan.host;
-        self.probe.prune_family(|key| {
-            matches!(process::live(host, key.tgid, key.start_ns), Ok(false))
-        })?;
+        self.probe
+            .prune_family(|key| matches!(process::live(host, key.tgid, key.start_ns), Ok(false)))?;
         if self.plan.config.user_stacks {
             let snapshot = self.probe.snapshot(0)?;
             self.resolver.learn_user_stacks(&snapshot, &self.probe);
@@ -241,8 +241,7 @@ impl<'a> Session<'a> {
     fn report(&mut self, snapshot: Snapshot, child: Option<&Running>) -> Report {
         let command = child.map(Running::report);
         let points = self.history.points();
-        let evidence =
-            self.resolver.evidence(self.plan, snapshot, points, &self.probe, command);
+        let evidence = self.resolver.evidence(self.plan, snapshot, points, &self.probe, command);
         analyse::analyse(&evidence, &self.plan.options)
     }
 }

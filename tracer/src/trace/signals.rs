@@ -29,7 +29,8 @@ impl Signals {
     ///
     /// Errors: the kernel refused a handler.
     pub(super) fn listen() -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| Failure::Failed(format!("listening for signals: {error}"));
+        let failed =
+            |error: std::io::Error| Failure::Failed(format!("listening for signals: {error}"));
         let ignored = ignored();
         let mut others = Vec::new();
         for number in OTHERS {

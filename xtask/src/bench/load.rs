@@ -90,14 +90,8 @@ impl Programs {
 }
 
 fn parse_ns_per_pair(said: &str) -> Option<f64> {
-    let value = said
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("ns_per_pair="))?;
-    value
-        .trim()
-        .parse()
-        .ok()
-        .filter(|ns: &f64| ns.is_finite() && *ns > 0.0)
+    let value = said.lines().find_map(|line| line.trim().strip_prefix("ns_per_pair="))?;
+    value.trim().parse().ok().filter(|ns: &f64| ns.is_finite() && *ns > 0.0)
 }
 
 /// A tracer that is attached. Dropping it ends it, come what may.
@@ -111,17 +105,9 @@ struct Watching {
 impl Watching {
     fn start(mut command: Command) -> Result<Self> {
         let shown = shown(&command);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot run {shown}"))?;
-        let stderr = child
-            .stderr
-            .take()
-            .context("the tracer's stderr was to be piped")?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot run {shown}"))?;
+        let stderr = child.stderr.take().context("the tracer's stderr was to be piped")?;
         let (sender, lines) = mpsc::channel();
         // Reads on to the end, so that a tracer with much to say never waits for a reader.
         thread::spawn(move || {
@@ -129,12 +115,7 @@ impl Watching {
                 drop(sender.send(line));
             }
         });
-        let mut watching = Self {
-            child,
-            lines,
-            said: Vec::new(),
-            shown,
-        };
+        let mut watching = Self { child, lines, said: Vec::new(), shown };
         watching.wait_until_ready()?;
         Ok(watching)
     }
@@ -172,11 +153,7 @@ impl Watching {
     fn failed(&mut self, how: &str) -> anyhow::Error {
         self.said.extend(self.lines.try_iter());
         let last = &self.said[self.said.len().saturating_sub(5)..];
-        let words = if last.is_empty() {
-            "nothing".to_owned()
-        } else {
-            last.join("\n")
-        };
+        let words = if last.is_empty() { "nothing".to_owned() } else { last.join("\n") };
         anyhow!("{} {how}; it said: {words}", self.shown)
     }
 }
@@ -190,9 +167,7 @@ impl Drop for Watching {
 }
 
 fn pid(child: &Child) -> Result<Pid> {
-    Ok(Pid::from_raw(
-        child.id().try_into().context("a process id is positive")?,
-    ))
+    Ok(Pid::from_raw(child.id().try_into().context("a process id is positive")?))
 }
 
 fn wait(child: &mut Child, within: Duration) -> Result<Option<ExitStatus>> {
@@ -220,10 +195,7 @@ mod tests {
 
     #[test]
     fn the_workloads_figure_is_read() {
-        assert_eq!(
-            parse_ns_per_pair("pairs=10\nns_per_pair=497.25\n"),
-            Some(497.25)
-        );
+        assert_eq!(parse_ns_per_pair("pairs=10\nns_per_pair=497.25\n"), Some(497.25));
         assert_eq!(parse_ns_per_pair("ns_per_pair=NaN"), None);
         assert_eq!(parse_ns_per_pair("ns_per_pair=0"), None);
         assert_eq!(parse_ns_per_pair(""), None);

@@ -71,19 +71,11 @@ impl Mode {
         Self::new("kleak, stacks all", Tracer::Kleak { stacks: "all" }, true),
         Self::new("kleak, stacks off", Tracer::Kleak { stacks: "off" }, true),
         Self::new("other class, untraced", Tracer::None, false),
-        Self::new(
-            "other class, kleak auto",
-            Tracer::Kleak { stacks: "auto" },
-            false,
-        ),
+        Self::new("other class, kleak auto", Tracer::Kleak { stacks: "auto" }, false),
     ];
 
     const fn new(name: &'static str, tracer: Tracer, in_class: bool) -> Self {
-        Self {
-            name,
-            tracer,
-            in_class,
-        }
+        Self { name, tracer, in_class }
     }
 
     /// The untraced mode that it is compared with.
@@ -156,11 +148,7 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
 }
 
 fn class(mode: &Mode, args: &BenchArgs) -> u32 {
-    if mode.in_class {
-        TRACED_CLASS
-    } else {
-        args.other_class
-    }
+    if mode.in_class { TRACED_CLASS } else { args.other_class }
 }
 
 /// Every mode once, in another order each round: forwards from a place that moves on, then
@@ -177,16 +165,8 @@ fn order(round: u32, modes: usize) -> Vec<usize> {
 fn rows(samples: &[Vec<f64>], args: &BenchArgs) -> Vec<Row> {
     let row = |(mode, own): (&Mode, &Vec<f64>)| {
         let baseline = &samples[mode.baseline()];
-        let added: Vec<f64> = own
-            .iter()
-            .zip(baseline)
-            .map(|(own, base)| own - base)
-            .collect();
-        let ratios: Vec<f64> = own
-            .iter()
-            .zip(baseline)
-            .map(|(own, base)| own / base)
-            .collect();
+        let added: Vec<f64> = own.iter().zip(baseline).map(|(own, base)| own - base).collect();
+        let ratios: Vec<f64> = own.iter().zip(baseline).map(|(own, base)| own / base).collect();
         Row {
             mode: mode.name,
             size_class: class(mode, args),
@@ -204,10 +184,8 @@ fn report(args: &BenchArgs, modes: Vec<Row>) -> Report {
     Report {
         schema: "kleak.bench/1",
         unix_time_s: now.as_secs(),
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
-            |_| "unknown".to_owned(),
-            |release| release.trim().to_owned(),
-        ),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned()),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         rounds: args.rounds,
         pairs: args.pairs,
@@ -244,12 +222,7 @@ mod tests {
     #[test]
     fn what_is_added_is_the_median_of_the_rounds_own_differences() {
         // The machine slows down by 100 ns a round; the tracer adds 10, 20 and 30.
-        let args = BenchArgs {
-            rounds: 3,
-            pairs: 1,
-            other_class: 256,
-            json: None,
-        };
+        let args = BenchArgs { rounds: 3, pairs: 1, other_class: 256, json: None };
         let base = vec![500.0, 600.0, 700.0];
         let mut samples = vec![base.clone(); Mode::ALL.len()];
         samples[2] = vec![510.0, 620.0, 730.0];

@@ -16,11 +16,7 @@ impl Spread {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
-            return Self {
-                median: f64::NAN,
-                min: f64::NAN,
-                max: f64::NAN,
-            };
+            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
         };
         let upper = sorted.len() / 2;
         let median = if sorted.len() % 2 == 1 {
@@ -38,30 +34,9 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_of_the_sorted_samples() {
-        assert_eq!(
-            Spread::of(&[3.0, 1.0, 2.0]),
-            Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
-        assert_eq!(
-            Spread::of(&[4.0, 1.0, 2.0, 3.0]),
-            Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            }
-        );
-        assert_eq!(
-            Spread::of(&[-1.0]),
-            Spread {
-                median: -1.0,
-                min: -1.0,
-                max: -1.0
-            }
-        );
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
+        assert_eq!(Spread::of(&[-1.0]), Spread { median: -1.0, min: -1.0, max: -1.0 });
     }
 
     #[test]

@@ -40,17 +40,11 @@ mod tests {
             ratio: 1.0,
             samples_ns_per_pair: samples.to_vec(),
         };
-        let lines = lines(&[
-            row("untraced", &[497.04]),
-            row("kleak, stacks all", &[1400.0]),
-        ]);
+        let lines = lines(&[row("untraced", &[497.04]), row("kleak, stacks all", &[1400.0])]);
         assert_eq!(
             lines[1],
             "untraced             512       497.0       +0.0           +0.0..+0.0    1.00"
         );
-        assert!(
-            lines.iter().all(|line| line.len() == lines[0].len()),
-            "{lines:#?}"
-        );
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{lines:#?}");
     }
 }

@@ -28,13 +28,8 @@ impl PackageSet {
 
     /// Ubuntu's compilers, one a version: `rustc-1.95`, `rust-1.95-src`.
     fn versioned(rustc: &str) -> Option<Self> {
-        let version = rustc
-            .strip_prefix("rustc-")
-            .filter(|rest| Release::parse(rest).is_some())?;
-        if !version
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.')
-        {
+        let version = rustc.strip_prefix("rustc-").filter(|rest| Release::parse(rest).is_some())?;
+        if !version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
             return None;
         }
         Some(Self::named(
@@ -47,12 +42,7 @@ impl PackageSet {
 
     fn named(rustc: &str, cargo: &str, source: &str, clippy: &str) -> Self {
         let [rustc, cargo, source, clippy] = [rustc, cargo, source, clippy].map(str::to_owned);
-        Self {
-            rustc,
-            cargo,
-            source,
-            clippy,
-        }
+        Self { rustc, cargo, source, clippy }
     }
 
     /// What has to be installed to compile.
@@ -111,33 +101,21 @@ fn install(apt: &mut Apt) -> Result<Compiler> {
     apt.update()?;
     let mut sets = vec![PackageSet::web(), PackageSet::plain()];
     sets.extend(versioned_sets());
-    let Some((set, release)) = sets
-        .into_iter()
-        .find_map(|set| set.offered().map(|release| (set, release)))
+    let Some((set, release)) =
+        sets.into_iter().find_map(|set| set.offered().map(|release| (set, release)))
     else {
-        bail!(
-            "no package offers a rustc of {} or newer with its source",
-            Release::WANTED
-        );
+        bail!("no package offers a rustc of {} or newer with its source", Release::WANTED);
     };
-    say::step(
-        "setup",
-        &format!("no compiler with its library source yet: taking {release}"),
-    );
+    say::step("setup", &format!("no compiler with its library source yet: taking {release}"));
     apt.install_newest(&set.compiler())?;
-    set.installed()
-        .with_context(|| format!("{} installed, yet", set.compiler().join(" ")))
+    set.installed().with_context(|| format!("{} installed, yet", set.compiler().join(" ")))
 }
 
 /// Ubuntu's compilers, newest first.
 fn versioned_sets() -> Vec<PackageSet> {
     let mut names = Apt::names("rustc-1.");
     names.sort_by_key(|name| Release::parse(name.trim_start_matches("rustc-")));
-    names
-        .iter()
-        .rev()
-        .filter_map(|name| PackageSet::versioned(name))
-        .collect()
+    names.iter().rev().filter_map(|name| PackageSet::versioned(name)).collect()
 }
 
 /// The executable among a package's files. Debian's cargo also has a wrapper of the same name for
@@ -148,16 +126,13 @@ fn executable_of(files: &str, name: &str) -> Option<PathBuf> {
     };
     let named = |exact: bool| {
         files.lines().map(Path::new).filter(in_bin).find(|path| {
-            path.file_name()
-                .and_then(|file| file.to_str())
-                .is_some_and(|file| {
-                    if exact {
-                        file == name
-                    } else {
-                        file.strip_prefix(name)
-                            .is_some_and(|rest| rest.starts_with("-1."))
-                    }
-                })
+            path.file_name().and_then(|file| file.to_str()).is_some_and(|file| {
+                if exact {
+                    file == name
+                } else {
+                    file.strip_prefix(name).is_some_and(|rest| rest.starts_with("-1."))
+                }
+            })
         })
     };
     named(true).or_else(|| named(false)).map(Path::to_path_buf)
@@ -185,24 +160,15 @@ mod tests {
     #[test]
     fn a_versioned_compiler_is_taken_from_its_own_directory() {
         let both = "/usr/bin/rustc-1.95\n/usr/lib/rust-1.95/bin/rustc\n";
-        assert_eq!(
-            executable_of(both, "rustc"),
-            Some("/usr/lib/rust-1.95/bin/rustc".into())
-        );
+        assert_eq!(executable_of(both, "rustc"), Some("/usr/lib/rust-1.95/bin/rustc".into()));
         let one = "/usr/bin/rustc-1.95\n";
-        assert_eq!(
-            executable_of(one, "rustc"),
-            Some("/usr/bin/rustc-1.95".into())
-        );
+        assert_eq!(executable_of(one, "rustc"), Some("/usr/bin/rustc-1.95".into()));
     }
 
     #[test]
     fn only_versions_make_a_versioned_set() {
         let set = PackageSet::versioned("rustc-1.95").unwrap();
-        assert_eq!(
-            set.compiler(),
-            ["rustc-1.95", "cargo-1.95", "rust-1.95-src"]
-        );
+        assert_eq!(set.compiler(), ["rustc-1.95", "cargo-1.95", "rust-1.95-src"]);
         assert_eq!(PackageSet::versioned("rustc-1.95-dbgsym"), None);
         assert_eq!(PackageSet::versioned("rustc-web"), None);
     }

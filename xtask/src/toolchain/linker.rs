@@ -24,11 +24,7 @@ const LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Whether it starts, which it does only with its LLVM at hand. Says which version it is.
 pub(super) fn check(linker: &Path) -> Result<String> {
-    let version = output(
-        Command::new(linker)
-            .arg("--version")
-            .env_remove("LD_LIBRARY_PATH"),
-    )?;
+    let version = output(Command::new(linker).arg("--version").env_remove("LD_LIBRARY_PATH"))?;
     version
         .trim()
         .strip_prefix("bpf-linker ")
@@ -84,18 +80,13 @@ fn llvm_prefix(major: u32) -> Option<PathBuf> {
     if debian.join("bin/llvm-config").is_file() {
         return Some(debian);
     }
-    [format!("llvm-config-{major}"), "llvm-config".to_owned()]
-        .iter()
-        .find_map(|name| {
-            let config = in_path(name)?;
-            let version = output(Command::new(&config).arg("--version")).ok()?;
-            let same = version
-                .split('.')
-                .next()
-                .is_some_and(|found| found.parse() == Ok(major));
-            let prefix = output(Command::new(&config).arg("--prefix")).ok()?;
-            same.then(|| PathBuf::from(prefix.trim()))
-        })
+    [format!("llvm-config-{major}"), "llvm-config".to_owned()].iter().find_map(|name| {
+        let config = in_path(name)?;
+        let version = output(Command::new(&config).arg("--version")).ok()?;
+        let same = version.split('.').next().is_some_and(|found| found.parse() == Ok(major));
+        let prefix = output(Command::new(&config).arg("--prefix")).ok()?;
+        same.then(|| PathBuf::from(prefix.trim()))
+    })
 }
 
 fn build(version: &RustcVersion, llvm: &Path) -> Result<()> {
@@ -103,20 +94,13 @@ fn build(version: &RustcVersion, llvm: &Path) -> Result<()> {
     let root = root(version)?;
     say::step(
         "setup",
-        &format!(
-            "building bpf-linker {VERSION} for LLVM {major}, once, into {}",
-            root.display()
-        ),
+        &format!("building bpf-linker {VERSION} for LLVM {major}, once, into {}", root.display()),
     );
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     cargo
         .args(["install", "--quiet", "--locked", "--force"])
         .arg(format!("bpf-linker@{VERSION}"))
-        .args([
-            "--no-default-features",
-            "--features",
-            &format!("llvm-{major}"),
-        ])
+        .args(["--no-default-features", "--features", &format!("llvm-{major}")])
         .arg("--root")
         .arg(&root)
         // The workspace's own settings and flags are not meant for it.

@@ -70,12 +70,7 @@ impl Compiler {
         if !has_source(Path::new(sysroot.trim())) {
             bail!("{} has no library source (rust-src)", rustc.display());
         }
-        Ok(Self {
-            rustc,
-            cargo,
-            version,
-            clippy_package: None,
-        })
+        Ok(Self { rustc, cargo, version, clippy_package: None })
     }
 }
 
@@ -89,9 +84,7 @@ fn bare(rustc: &Path) -> Command {
 }
 
 fn has_source(sysroot: &Path) -> bool {
-    sysroot
-        .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-        .is_file()
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
 }
 
 /// Finds a tool chain, or installs one where it may. The order goes from what the user said, over
@@ -142,11 +135,8 @@ fn no_toolchain(reasons: &[anyhow::Error]) -> String {
 }
 
 fn from_environment() -> Result<Option<Toolchain>> {
-    let [rustc, cargo, linker] = [ENV_RUSTC, ENV_CARGO, ENV_LINKER].map(|name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    });
+    let [rustc, cargo, linker] = [ENV_RUSTC, ENV_CARGO, ENV_LINKER]
+        .map(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from));
     match (rustc, cargo, linker) {
         (None, None, None) => Ok(None),
         (Some(rustc), Some(cargo), Some(linker)) => {

@@ -35,10 +35,7 @@ pub(super) fn install() -> Result<Toolchain> {
         if toolchains()?.is_empty() {
             bail!("no nightly tool chain is installed");
         }
-        say::step(
-            "setup",
-            "asking rustup for the nightly tool chain's rust-src",
-        );
+        say::step("setup", "asking rustup for the nightly tool chain's rust-src");
         let mut command = Command::new(rustup);
         command.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
         run(command.env_remove("RUSTUP_TOOLCHAIN"))?;

@@ -16,11 +16,7 @@ impl Release {
     /// The workspace's `rust-version`, which xtask shares: cargo would refuse anything older.
     pub(crate) const WANTED: Self = match Self::parse_const(env!("CARGO_PKG_RUST_VERSION")) {
         Some(release) => release,
-        None => Self {
-            major: 1,
-            minor: 0,
-            patch: 0,
-        },
+        None => Self { major: 1, minor: 0, patch: 0 },
     };
 
     /// Reads `1.96.0`, `1.97.0-nightly`, `1.96.0+dfsg1-1~deb12u2` and `1.95`.
@@ -51,21 +47,13 @@ impl Release {
             return None;
         }
         let [major, minor, patch] = parts;
-        Some(Self {
-            major,
-            minor,
-            patch,
-        })
+        Some(Self { major, minor, patch })
     }
 }
 
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            major,
-            minor,
-            patch,
-        } = self;
+        let Self { major, minor, patch } = self;
         write!(f, "{major}.{minor}.{patch}")
     }
 }

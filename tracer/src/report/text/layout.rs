@@ -42,11 +42,7 @@ impl Page {
     const NARROWEST: usize = 60;
 
     pub(super) fn new(style: Style) -> Self {
-        Self {
-            text: String::new(),
-            width: style.width.max(Self::NARROWEST),
-            colour: style.colour,
-        }
+        Self { text: String::new(), width: style.width.max(Self::NARROWEST), colour: style.colour }
     }
 
     pub(super) fn width(&self) -> usize {
@@ -85,10 +81,7 @@ impl Page {
     /// A paragraph after `label`, its later lines indented to where its first begins.
     pub(super) fn paragraph(&mut self, paint: Paint, label: &str, text: &str) {
         let indent = label.width();
-        for (i, part) in wrap(text, self.width - indent.min(self.width / 2))
-            .iter()
-            .enumerate()
-        {
+        for (i, part) in wrap(text, self.width - indent.min(self.width / 2)).iter().enumerate() {
             let head = if i == 0 { label } else { "" };
             self.line(paint, &format!("{head:indent$}{part}"));
         }
@@ -207,10 +200,7 @@ pub(super) fn sparkline(values: &[u64], cells: usize) -> String {
     parts
         .map(|&value| {
             let bar = u128::from(value) * 7 / u128::from(max.max(1));
-            usize::try_from(bar)
-                .ok()
-                .and_then(|bar| BARS.get(bar))
-                .unwrap_or(&'█')
+            usize::try_from(bar).ok().and_then(|bar| BARS.get(bar)).unwrap_or(&'█')
         })
         .collect()
 }

@@ -29,11 +29,7 @@ struct Column {
 
 impl Column {
     fn width(&self) -> usize {
-        self.cells
-            .iter()
-            .map(|cell| cell.width())
-            .max()
-            .unwrap_or(0)
+        self.cells.iter().map(|cell| cell.width()).max().unwrap_or(0)
     }
 
     fn narrow(&mut self, width: usize) {
@@ -44,42 +40,28 @@ impl Column {
 }
 
 pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
-    if report.owners.is_empty() {
+    // Who left nothing is of no interest to somebody who looks for memory; rows come largest first.
+    let holders = report.owners.iter().take_while(|row| row.outstanding_objects > 0).count();
+    let holders = report.owners.get(..holders).unwrap_or(&report.owners);
+    if holders.is_empty() {
         return;
     }
-    let rows = report.owners.get(..top).unwrap_or(&report.owners);
+    let rows = holders.get(..top).unwrap_or(holders);
     page.line(Paint::Plain, "");
     let (columns, placed) = fit(report, rows, page.width());
     let mut lines = lay_out(&columns, rows.len()).into_iter();
     page.line(Paint::Bold, &lines.next().unwrap_or_default());
     for (line, row) in lines.zip(rows) {
-        page.line(
-            if has_exited(row) {
-                Paint::Dim
-            } else {
-                Paint::Plain
-            },
-            &line,
-        );
+        page.line(if has_exited(row) { Paint::Dim } else { Paint::Plain }, &line);
         if let Some(place) = place(report, row).filter(|_| !placed) {
             let room = page.width() - GAP;
             page.line(Paint::Dim, &format!("{:GAP$}{}", "", shorten(&place, room)));
         }
     }
-    if let Some(rest) = report
-        .owners
-        .get(rows.len()..)
-        .filter(|rest| !rest.is_empty())
-    {
-        let bytes = rest
-            .iter()
-            .fold(0, |sum: u64, row| sum.saturating_add(row.outstanding_bytes));
+    if let Some(rest) = holders.get(rows.len()..).filter(|rest| !rest.is_empty()) {
+        let bytes = rest.iter().fold(0, |sum: u64, row| sum.saturating_add(row.outstanding_bytes));
         let hold = if rest.len() == 1 { "holds" } else { "hold" };
-        let line = format!(
-            "… {} more {hold} {} (--top)",
-            rest.len(),
-            human::bytes(bytes)
-        );
+        let line = format!("… {} more {hold} {} (--top)", rest.len(), human::bytes(bytes));
         page.line(Paint::Dim, &line);
     }
     if rows.iter().any(has_exited) {
@@ -95,9 +77,7 @@ fn has_exited(row: &OwnerRow) -> bool {
 /// Lines of the table, the heading first.
 fn lay_out(columns: &[Column], rows: usize) -> Vec<String> {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     for line in 0..=rows {
         table.add_row(columns.iter().filter_map(|column| column.cells.get(line)));
     }
@@ -141,14 +121,9 @@ fn fit(report: &Report, rows: &[OwnerRow], width: usize) -> (Vec<Column>, bool) 
         }
         widest.narrow(widest.width() - 1);
     }
-    let cells = width
-        .saturating_sub(taken(&numbers) + taken(&names))
-        .clamp(TREND.0, TREND.1);
+    let cells = width.saturating_sub(taken(&numbers) + taken(&names)).clamp(TREND.0, TREND.1);
     let trend = column("TREND", true, rows, |row| sparkline(&row.trend, cells));
-    (
-        names.into_iter().chain(numbers).chain([trend]).collect(),
-        placed,
-    )
+    (names.into_iter().chain(numbers).chain([trend]).collect(), placed)
 }
 
 /// Columns of the terminal that `columns` take, with the blanks after them.
@@ -162,9 +137,7 @@ fn column(
     rows: &[OwnerRow],
     cell: impl Fn(&OwnerRow) -> String,
 ) -> Column {
-    let cells = std::iter::once(heading.to_owned())
-        .chain(rows.iter().map(cell))
-        .collect();
+    let cells = std::iter::once(heading.to_owned()).chain(rows.iter().map(cell)).collect();
     Column { cells, name }
 }
 
@@ -177,19 +150,10 @@ fn name_columns(report: &Report, rows: &[OwnerRow]) -> Vec<Column> {
     };
     let mut columns = vec![column(&heading, true, rows, |row| {
         let who = names::who(&row.owner);
-        shorten(
-            &if has_exited(row) {
-                format!("{who} {EXITED}")
-            } else {
-                who
-            },
-            WIDEST,
-        )
+        shorten(&if has_exited(row) { format!("{who} {EXITED}") } else { who }, WIDEST)
     })];
     if by != "cache" {
-        columns.push(column("CACHE", true, rows, |row| {
-            shorten(&terminal(&row.cache), WIDEST)
-        }));
+        columns.push(column("CACHE", true, rows, |row| shorten(&terminal(&row.cache), WIDEST)));
     }
     columns
 }
@@ -201,12 +165,8 @@ fn place(report: &Report, row: &OwnerRow) -> Option<String> {
 
 fn numbers(rows: &[OwnerRow]) -> [Column; 4] {
     [
-        column("OBJECTS", false, rows, |row| {
-            human::count(row.outstanding_objects)
-        }),
-        column("BYTES", false, rows, |row| {
-            human::bytes(row.outstanding_bytes)
-        }),
+        column("OBJECTS", false, rows, |row| human::count(row.outstanding_objects)),
+        column("BYTES", false, rows, |row| human::bytes(row.outstanding_bytes)),
         column("GROWTH/S", false, rows, |row| {
             row.growth_bytes_per_s.map_or("-".into(), human::size)
         }),

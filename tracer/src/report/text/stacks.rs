@@ -36,58 +36,30 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
     }
     let rest = report.stacks.get(shown.len()..).unwrap_or_default();
     if !rest.is_empty() {
-        let bytes = rest
-            .iter()
-            .fold(0, |sum: u64, s| sum.saturating_add(s.outstanding_bytes));
-        let stacks = if rest.len() == 1 {
-            "stack holds"
-        } else {
-            "stacks hold"
-        };
-        let about = if rest.iter().any(|stack| stack.estimated) {
-            "~"
-        } else {
-            ""
-        };
+        let bytes = rest.iter().fold(0, |sum: u64, s| sum.saturating_add(s.outstanding_bytes));
+        let stacks = if rest.len() == 1 { "stack holds" } else { "stacks hold" };
+        let about = if rest.iter().any(|stack| stack.estimated) { "~" } else { "" };
         page.line(Paint::Plain, "");
-        let line = format!(
-            "  … {} more {stacks} {about}{}",
-            rest.len(),
-            human::bytes(bytes)
-        );
+        let line = format!("  … {} more {stacks} {about}{}", rest.len(), human::bytes(bytes));
         page.line(Paint::Dim, &line);
     }
 }
 
 /// All that was left behind, which shares are of.
 fn total(report: &Report) -> f64 {
-    let owners = report
-        .owners
-        .iter()
-        .map(|row| row.outstanding_bytes as f64)
-        .sum::<f64>();
-    let stacks = report
-        .stacks
-        .iter()
-        .map(|row| row.outstanding_bytes as f64)
-        .sum::<f64>();
+    let owners = report.owners.iter().map(|row| row.outstanding_bytes as f64).sum::<f64>();
+    let stacks = report.stacks.iter().map(|row| row.outstanding_bytes as f64).sum::<f64>();
     if owners > 0.0 { owners } else { stacks }
 }
 
 fn title(stack: &StackRow, total: f64) -> String {
     let about = if stack.estimated { "~" } else { "" };
     let mut parts = vec![
-        format!(
-            "{about}{}",
-            human::counted(stack.outstanding_objects, "object")
-        ),
+        format!("{about}{}", human::counted(stack.outstanding_objects, "object")),
         format!("{about}{}", human::bytes(stack.outstanding_bytes)),
     ];
     if total > 0.0 {
-        parts.push(format!(
-            "{about}{}",
-            human::percent(stack.outstanding_bytes as f64 / total)
-        ));
+        parts.push(format!("{about}{}", human::percent(stack.outstanding_bytes as f64 / total)));
     }
     parts.push(names::who(&stack.owner));
     parts.push(terminal(&stack.cache).into_owned());
@@ -99,18 +71,10 @@ fn title(stack: &StackRow, total: f64) -> String {
 
 fn frames(frames: &[String], page: &mut Page) {
     // A line that says "1 more" takes as much room as the frame.
-    let shown = if frames.len() == FRAMES + 1 {
-        frames.len()
-    } else {
-        FRAMES
-    };
+    let shown = if frames.len() == FRAMES + 1 { frames.len() } else { FRAMES };
     let room = page.width() - INDENT.len();
     for frame in frames.iter().take(shown) {
-        let name = if frame.is_empty() {
-            "[unknown]".into()
-        } else {
-            terminal(frame)
-        };
+        let name = if frame.is_empty() { "[unknown]".into() } else { terminal(frame) };
         page.line(Paint::Plain, &format!("{INDENT}{}", shorten(&name, room)));
     }
     let more = frames.len().saturating_sub(shown);

@@ -37,12 +37,7 @@ pub(super) fn render(report: &Report, page: &mut Page) {
             label,
             "nothing known to be lost; missed events: unknown on this kernel",
         ),
-        (false, None) => entry(
-            page,
-            Paint::Plain,
-            "",
-            "missed events: unknown on this kernel",
-        ),
+        (false, None) => entry(page, Paint::Plain, "", "missed events: unknown on this kernel"),
         (false, Some(_)) => (),
     }
     if let Some(older) = older(&report.loss) {
@@ -63,18 +58,10 @@ pub(super) fn render(report: &Report, page: &mut Page) {
 pub(super) fn reason(report: &Report) -> String {
     let mut reasons = Vec::new();
     let named = report.verdict.cache.as_ref();
-    let cache = report
-        .caches
-        .iter()
-        .find(|cache| Some(&cache.name) == named);
+    let cache = report.caches.iter().find(|cache| Some(&cache.name) == named);
     match cache {
-        Some(CacheRow {
-            explained: Some(explained),
-            ..
-        }) => reasons.push(format!(
-            "explains {} of the kernel's own count",
-            human::percent(*explained)
-        )),
+        Some(CacheRow { explained: Some(explained), .. }) => reasons
+            .push(format!("explains {} of the kernel's own count", human::percent(*explained))),
         Some(_) => reasons.push("nothing of the kernel's own to check it by".into()),
         None => (),
     }
@@ -106,19 +93,12 @@ fn check(cache: &CacheRow) -> (Paint, String) {
             let fits = EXPLAINED.contains(&explained);
             let paint = if fits { Paint::Plain } else { Paint::Warn };
             let part = human::percent(explained);
-            (
-                paint,
-                format!("explains {part} of {name}'s growth (slabinfo{counted})"),
-            )
+            (paint, format!("explains {part} of {name}'s growth (slabinfo{counted})"))
         }
-        (None, Some(_)) => (
-            Paint::Plain,
-            format!("{name} grew too little in slabinfo to compare"),
-        ),
-        (None, None) => (
-            Paint::Plain,
-            format!("{name}: slabinfo has no count by this name to compare with"),
-        ),
+        (None, Some(_)) => (Paint::Plain, format!("{name} grew too little in slabinfo to compare")),
+        (None, None) => {
+            (Paint::Plain, format!("{name}: slabinfo has no count by this name to compare with"))
+        }
     }
 }
 
@@ -150,26 +130,14 @@ fn losses(loss: &Loss) -> Vec<String> {
             "missed free",
             "found out and corrected; others may still look like leaks",
         ),
-        one(
-            loss.lost_stacks,
-            "stack",
-            "not stored: counted, but in no code path",
-        ),
-        one(
-            loss.lost_owners,
-            "object",
-            "whose owner did not fit: counted as [unknown]",
-        ),
+        one(loss.lost_stacks, "stack", "not stored: counted, but in no code path"),
+        one(loss.lost_owners, "object", "whose owner did not fit: counted as [unknown]"),
         one(
             loss.lost_cgroup_events,
             "cgroup event",
             "without a path: who makes cgroups may be wrong",
         ),
-        one(
-            loss.failed_reads,
-            "read",
-            "of kernel memory failed: a name or a size may be missing",
-        ),
+        one(loss.failed_reads, "read", "of kernel memory failed: a name or a size may be missing"),
     ]
     .into_iter()
     .flatten()
@@ -182,9 +150,7 @@ fn older(loss: &Loss) -> Option<String> {
         Some(0) => None,
         Some(n) => {
             let frees = human::counted(n, "free");
-            Some(format!(
-                "{frees} of objects from before the trace, which no owner here had"
-            ))
+            Some(format!("{frees} of objects from before the trace, which no owner here had"))
         }
         None => Some(format!(
             "frees of objects from before the trace: unknown on this kernel, at most {}",
@@ -205,9 +171,7 @@ fn ran(command: &Command) -> String {
 
 fn cgroups(report: &Report) -> String {
     let cgroups = &report.cgroups;
-    let dying = cgroups
-        .dying
-        .map_or_else(|| "unknown on this kernel".into(), human::count);
+    let dying = cgroups.dying.map_or_else(|| "unknown on this kernel".into(), human::count);
     format!(
         "{} created, {} removed, {} released; dying now: {dying}",
         human::count(cgroups.created),

@@ -10,11 +10,7 @@ const LABEL: usize = 12;
 
 pub(super) fn render(report: &Report, page: &mut Page) {
     let verdict = &report.verdict;
-    let paint = if verdict.growing {
-        Paint::Alarm
-    } else {
-        Paint::Bold
-    };
+    let paint = if verdict.growing { Paint::Alarm } else { Paint::Bold };
     page.paragraph(paint, "", &terminal(&verdict.summary));
 
     let mut facts = Vec::new();
@@ -29,26 +25,15 @@ pub(super) fn render(report: &Report, page: &mut Page) {
         facts.push(("growth", format!("{}/s = {minute}/min", human::size(rate))));
     }
     if let Some(share) = verdict.share {
-        let of = if verdict.growing {
-            "the growth"
-        } else {
-            "what is left behind"
-        };
+        let of = if verdict.growing { "the growth" } else { "what is left behind" };
         facts.push(("share", format!("{} of {of}", human::percent(share))));
     }
     if let Some(left) = verdict.exhausts_memory_in_s {
-        facts.push((
-            "time left",
-            format!("memory gone in {} at this rate", human::duration(left)),
-        ));
+        facts.push(("time left", format!("memory gone in {} at this rate", human::duration(left))));
     }
     page.line(Paint::Plain, "");
     for (label, fact) in facts {
-        let paint = if label == "time left" {
-            Paint::Bold
-        } else {
-            Paint::Plain
-        };
+        let paint = if label == "time left" { Paint::Bold } else { Paint::Plain };
         page.paragraph(paint, &format!("  {label:LABEL$}"), &fact);
     }
     let (confidence, paint) = match verdict.confidence {
@@ -62,16 +47,8 @@ pub(super) fn render(report: &Report, page: &mut Page) {
 
 /// What is known of the owner.
 fn describe(owner: &Owner, facts: &mut Vec<(&'static str, String)>) {
-    let exited = if owner.exited == Some(true) {
-        ", exited"
-    } else {
-        ""
-    };
-    let itself = match (
-        owner.kind.as_str(),
-        names::text(owner.comm.as_ref()),
-        owner.pid,
-    ) {
+    let exited = if owner.exited == Some(true) { ", exited" } else { "" };
+    let itself = match (owner.kind.as_str(), names::text(owner.comm.as_ref()), owner.pid) {
         ("softirq" | "hardirq", ..) => format!("{}: the kernel itself, for no process", owner.kind),
         ("unknown", None, None) => "unknown".into(),
         (kind, Some(comm), Some(pid)) => format!("{} {comm}, pid {pid}{exited}", noun(kind)),
@@ -86,10 +63,7 @@ fn describe(owner: &Owner, facts: &mut Vec<(&'static str, String)>) {
         ("container", names::text(owner.container.as_ref())),
         ("cgroup", names::text(owner.cgroup.as_ref())),
     ];
-    facts.extend(
-        rest.into_iter()
-            .filter_map(|(label, fact)| Some((label, fact?))),
-    );
+    facts.extend(rest.into_iter().filter_map(|(label, fact)| Some((label, fact?))));
 }
 
 fn noun(kind: &str) -> String {
