@@ -68,15 +68,15 @@ pub struct TraceArgs {
     pub pod: Option<GlobMatcher>,
 
     /// Length of the window: 30s, 5m, 1h30m [default: until Ctrl-C]
-    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true)]
     pub duration: Option<Duration>,
 
     /// Print a fresh report every D while tracing
-    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true)]
     pub interval: Option<Duration>,
 
     /// Count only objects that have outlived D
-    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true)]
     pub min_age: Option<Duration>,
 
     /// Group owners by
