@@ -124,6 +124,8 @@ fn mix(hash: u64, word: u64) -> u64 {
 pub struct SiteCounts {
     /// Objects allocated, tracked or not.
     pub allocated: u64,
+    /// Of those, not tracked: the map of objects was full or busy.
+    pub untracked: u64,
     /// Objects until the next one whose stack is taken (`--stacks auto`).
     pub until_stack: u32,
     /// Which time slice `taken` belongs to.
@@ -330,7 +332,7 @@ pub struct Cache {
 const _: () = {
     assert!(size_of::<Object>() == 32);
     assert!(size_of::<Site>() == 48);
-    assert!(size_of::<SiteCounts>() == 16);
+    assert!(size_of::<SiteCounts>() == 24);
     assert!(size_of::<ProcessKey>() == 16);
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 16 * 8);

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
 };
-use kleak_common::{CACHE_NAME_LEN, Cache, cache_state, flavour};
+use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, cache_state, flavour};
 
 use crate::{
     kernel::read,
@@ -13,7 +13,7 @@ use crate::{
 
 /// One `kmem_cache_alloc` event of a kernel that names the cache in it (from 6.0).
 #[inline(always)]
-pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext) {
+pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, state: &mut CpuState) {
     if !active() {
         return;
     }
@@ -38,6 +38,7 @@ pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext) {
             size,
             flavour: flavour::NORMAL,
         },
+        state,
     );
 }
 

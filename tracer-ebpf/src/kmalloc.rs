@@ -1,7 +1,7 @@
 //! kmalloc of any size: which class, which family.
 
 use aya_ebpf::programs::RawTracePointContext;
-use kleak_common::{flavour, size_slot};
+use kleak_common::{CpuState, flavour, size_slot};
 
 use crate::{
     ledger::{self, Allocation},
@@ -11,7 +11,11 @@ use crate::{
 /// One `kmalloc` event, whose arguments from `first` on are: requested, allocated, flags. The class
 /// test comes first: most allocations are of other sizes.
 #[inline(always)]
-pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, first: usize) {
+pub(crate) fn allocated<const ROW: u32>(
+    ctx: &RawTracePointContext,
+    first: usize,
+    state: &mut CpuState,
+) {
     let size: u64 = ctx.arg(first + 1);
     if !follows(size_slot(size)) || !active() {
         return;
@@ -28,6 +32,7 @@ pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, first: usize
             size: size as u32,
             flavour: flavour_of(gfp as u32),
         },
+        state,
     );
 }
 

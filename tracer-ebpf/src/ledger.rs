@@ -31,52 +31,41 @@ pub(crate) struct Allocation {
     pub(crate) flavour: u8,
 }
 
-/// Enters an object. A failed allocation, which the kernel reports too, is none.
+/// Runs one of a pair of programs. The second is marked as running meanwhile, before any filter, so
+/// that the first can tell what the second will be skipped for, and every event that both were
+/// skipped for is known to be lost: the kernel's count of what the second missed, less those here.
 #[inline(always)]
-pub(crate) fn record<const ROW: u32>(ctx: &RawTracePointContext, allocation: &Allocation) {
-    if allocation.address <= ZERO_SIZE_PTR {
-        return;
-    }
+pub(crate) fn run<const ROW: u32>(body: impl FnOnce(&mut CpuState)) {
     let Some(state) = cpu() else { return };
-    if enter::<ROW>(state) {
-        enter_object::<ROW>(ctx, allocation, state);
-        leave::<ROW>(state);
-    }
-}
-
-/// Marks the second program of a pair as running. False when it runs already: up to 5.15 the kernel
-/// lets a program interrupt itself, and the first has then dealt with the event.
-#[inline(always)]
-fn enter<const ROW: u32>(state: &mut CpuState) -> bool {
-    if ROW >= row::INTERRUPT {
-        // Volatile, because who looks at it interrupts us.
-        let runs = &raw mut state.second_runs[(ROW & 3) as usize];
-        // SAFETY: a field of this CPU's own state.
-        if unsafe { core::ptr::read_volatile(runs) } != 0 {
-            return false;
-        }
+    // Volatile, because who looks at it interrupts us.
+    let runs = &raw mut state.second_runs[(ROW & 3) as usize];
+    // SAFETY: a field of this CPU's own state.
+    let running = unsafe { core::ptr::read_volatile(runs) } != 0;
+    if ROW < row::INTERRUPT {
+        state.tally[ROW as usize].rescued += u64::from(running);
+        body(state);
+    } else if !running {
+        // (If it does run, this is a kernel up to 5.15, which lets a program interrupt itself, and
+        // the first has dealt with the event.)
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(runs, 1) };
-    }
-    true
-}
-
-/// The other end of [`enter`].
-#[inline(always)]
-fn leave<const ROW: u32>(state: &mut CpuState) {
-    if ROW >= row::INTERRUPT {
-        // SAFETY: as in `enter`.
-        unsafe { core::ptr::write_volatile(&raw mut state.second_runs[(ROW & 3) as usize], 0) };
+        body(state);
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(runs, 0) };
     }
 }
 
+/// Enters an object. A failed allocation, which the kernel reports too, is none.
 #[inline(always)]
-fn enter_object<const ROW: u32>(
+pub(crate) fn record<const ROW: u32>(
     ctx: &RawTracePointContext,
     allocation: &Allocation,
     state: &mut CpuState,
 ) {
     let address = allocation.address;
+    if address <= ZERO_SIZE_PTR {
+        return;
+    }
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
@@ -106,7 +95,8 @@ fn enter_object<const ROW: u32>(
         requested: allocation.requested,
         weight: 0,
     };
-    match counts(key, &site, tally) {
+    let mut counts = counts(key, &site, tally);
+    match &mut counts {
         Some(counts) => {
             counts.allocated += 1;
             object.weight = stack::weight(counts, born_ns);
@@ -120,24 +110,36 @@ fn enter_object<const ROW: u32>(
                 }
             }
         }
-        // Outstanding all the same, its owner unknown.
+        // Outstanding all the same, with an unknown owner.
         None => {
             object.site = 0;
             tally.lost_sites += 1;
         }
     }
-    match OBJECTS.insert(&address, &object, u64::from(BPF_NOEXIST)) {
-        Ok(()) => {}
+    if !insert(address, &object, tally)
+        && let Some(counts) = counts
+    {
+        counts.untracked += 1;
+    }
+}
+
+/// Whether the object is in the map now.
+#[inline(always)]
+fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
+    match OBJECTS.insert(&address, object, u64::from(BPF_NOEXIST)) {
+        Ok(()) => return true,
         // The address cannot be given out twice: we missed its free.
         Err(EEXIST) => {
             tally.implied_frees += 1;
-            if OBJECTS.insert(&address, &object, u64::from(BPF_ANY)).is_err() {
-                tally.failed_inserts += 1;
+            if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
+                return true;
             }
+            tally.failed_inserts += 1;
         }
         Err(E2BIG) => tally.untracked += 1,
         Err(_) => tally.failed_inserts += 1,
     }
+    false
 }
 
 /// This CPU's counts of the site, which is introduced if it is new; `None` when there is no room.
@@ -172,7 +174,7 @@ fn introduce(key: u64, site: &Site, tally: &mut Tally) {
 
 /// Removes an object, if it is one of ours.
 #[inline(always)]
-pub(crate) fn forget<const ROW: u32>(address: u64) {
+pub(crate) fn forget<const ROW: u32>(address: u64, state: &mut CpuState) {
     // `kfree(NULL)` fires the tracepoint, often.
     if address <= ZERO_SIZE_PTR {
         return;
@@ -181,21 +183,9 @@ pub(crate) fn forget<const ROW: u32>(address: u64) {
     if address & setting!(free_mask) != 0 && !misaligned() {
         return;
     }
-    let Some(state) = cpu() else { return };
-    if enter::<ROW>(state) {
-        remove_object::<ROW>(address, state);
-        leave::<ROW>(state);
-    }
-}
-
-#[inline(always)]
-fn remove_object<const ROW: u32>(address: u64, state: &mut CpuState) {
     let freed = &mut state.freed[(ROW & 1) as usize];
     if ROW < row::INTERRUPT {
         *freed = address;
-        if state.second_runs[ROW as usize] != 0 {
-            state.tally[ROW as usize].rescued += 1;
-        }
     } else if *freed == address {
         // The first of the pair was not running when this free came, and has dealt with it. (When
         // an interrupt's free came between the two, this one is looked up twice: nothing is lost,

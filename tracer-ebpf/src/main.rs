@@ -26,7 +26,7 @@ use kleak_common::{cgroup_event, row};
 /// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2);
+    ledger::run::<{ row::KMALLOC }>(|state| kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2, state));
     0
 }
 
@@ -34,7 +34,9 @@ pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
 /// Acts for interrupts.
 #[raw_tracepoint]
 pub fn kmalloc_irq(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 2);
+    ledger::run::<{ row::KMALLOC + row::INTERRUPT }>(|state| {
+        kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 2, state)
+    });
     0
 }
 
@@ -42,7 +44,7 @@ pub fn kmalloc_irq(ctx: RawTracePointContext) -> i32 {
 /// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3);
+    ledger::run::<{ row::KMALLOC }>(|state| kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3, state));
     0
 }
 
@@ -50,7 +52,9 @@ pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
 /// Acts for interrupts.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache_irq(ctx: RawTracePointContext) -> i32 {
-    kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 3);
+    ledger::run::<{ row::KMALLOC + row::INTERRUPT }>(|state| {
+        kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 3, state)
+    });
     0
 }
 
@@ -58,7 +62,9 @@ pub fn kmalloc_with_cache_irq(ctx: RawTracePointContext) -> i32 {
 /// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
-    cache::allocated::<{ row::CACHE_ALLOC }>(&ctx);
+    ledger::run::<{ row::CACHE_ALLOC }>(|state| {
+        cache::allocated::<{ row::CACHE_ALLOC }>(&ctx, state)
+    });
     0
 }
 
@@ -66,7 +72,9 @@ pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
 /// Acts for interrupts.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc_irq(ctx: RawTracePointContext) -> i32 {
-    cache::allocated::<{ row::CACHE_ALLOC + row::INTERRUPT }>(&ctx);
+    ledger::run::<{ row::CACHE_ALLOC + row::INTERRUPT }>(|state| {
+        cache::allocated::<{ row::CACHE_ALLOC + row::INTERRUPT }>(&ctx, state)
+    });
     0
 }
 
@@ -74,7 +82,7 @@ pub fn kmem_cache_alloc_irq(ctx: RawTracePointContext) -> i32 {
 /// Acts for tasks.
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
-    ledger::forget::<{ row::KFREE }>(ctx.arg(1));
+    ledger::run::<{ row::KFREE }>(|state| ledger::forget::<{ row::KFREE }>(ctx.arg(1), state));
     0
 }
 
@@ -82,7 +90,9 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 /// Acts for interrupts.
 #[raw_tracepoint]
 pub fn kfree_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::forget::<{ row::KFREE + row::INTERRUPT }>(ctx.arg(1));
+    ledger::run::<{ row::KFREE + row::INTERRUPT }>(|state| {
+        ledger::forget::<{ row::KFREE + row::INTERRUPT }>(ctx.arg(1), state)
+    });
     0
 }
 
@@ -90,7 +100,9 @@ pub fn kfree_irq(ctx: RawTracePointContext) -> i32 {
 /// Acts for tasks.
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
-    ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1));
+    ledger::run::<{ row::CACHE_FREE }>(|state| {
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), state)
+    });
     0
 }
 
@@ -98,7 +110,9 @@ pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
 /// Acts for interrupts.
 #[raw_tracepoint]
 pub fn kmem_cache_free_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::forget::<{ row::CACHE_FREE + row::INTERRUPT }>(ctx.arg(1));
+    ledger::run::<{ row::CACHE_FREE + row::INTERRUPT }>(|state| {
+        ledger::forget::<{ row::CACHE_FREE + row::INTERRUPT }>(ctx.arg(1), state)
+    });
     0
 }
 

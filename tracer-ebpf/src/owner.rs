@@ -38,17 +38,16 @@ pub(crate) fn current<const ROW: u32>(
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
     let mut context = interrupt(ctx, task, state, row);
-    if ROW < row::INTERRUPT {
-        if context != context::TASK {
-            if state.second_runs[row & 3] == 0 {
-                return None;
-            }
-            state.tally[row].rescued += 1;
-        }
-    } else if context == context::TASK {
+    let interrupted = context != context::TASK;
+    let acts = if ROW < row::INTERRUPT {
+        !interrupted || state.second_runs[row & 3] != 0
+    } else {
+        interrupted
+    };
+    if !acts {
         return None;
     }
-    if context != context::TASK {
+    if interrupted {
         return Some(Owner { start_ns: 0, cgroup: 0, tgid: 0, context, family: 0 });
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

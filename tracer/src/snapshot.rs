@@ -76,4 +76,6 @@ pub struct SiteFacts {
     pub site: Site,
     /// Objects allocated since start, tracked or not.
     pub allocated: u64,
+    /// Of those, not tracked.
+    pub untracked: u64,
 }

@@ -110,6 +110,8 @@ pub(super) struct Series {
     pub held: u64,
     /// Allocated in the window: at least `held`.
     pub allocated: u64,
+    /// Of those, not tracked, so that nobody knows whether they were freed.
+    pub untracked: u64,
     /// Bytes an object occupies (the largest, where sites differ).
     pub size: u64,
     /// Birth of the oldest, nanoseconds; `None` without objects.
@@ -122,7 +124,7 @@ pub(super) struct Series {
 
 impl Series {
     pub(super) fn freed(&self) -> u64 {
-        self.allocated.saturating_sub(self.held)
+        self.allocated.saturating_sub(self.untracked).saturating_sub(self.held)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -135,6 +137,7 @@ impl Series {
         self.requested = self.requested.saturating_add(other.requested);
         self.held = self.held.saturating_add(other.held);
         self.allocated = self.allocated.saturating_add(other.allocated);
+        self.untracked = self.untracked.saturating_add(other.untracked);
         self.size = self.size.max(other.size);
         self.oldest_ns = self.oldest_ns.into_iter().chain(other.oldest_ns).min();
         for (sum, count) in self.births.iter_mut().zip(other.births) {
@@ -237,6 +240,7 @@ fn view(
     series.held = series.objects.max(last);
     // Counts are read before objects: one allocated in between is in the latter only.
     series.allocated = facts.map_or(0, |facts| facts.allocated).max(series.held);
+    series.untracked = facts.map_or(0, |facts| facts.untracked);
 
     let site = facts.map(|facts| facts.site);
     let only_class = match evidence.filter.size_classes.as_slice() {

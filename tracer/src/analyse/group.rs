@@ -103,6 +103,7 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
     let split = |total: u64| apportion(total, &weights);
     let (bytes, requested) = (split(series.bytes), split(series.requested));
     let (held, allocated) = (split(series.held), split(series.allocated));
+    let untracked = split(series.untracked);
     let births: Vec<Vec<u64>> = series.births.iter().map(|count| split(*count)).collect();
     let history: Vec<Vec<u64>> = series.history.iter().map(|count| split(*count)).collect();
     let at = |parts: &[u64], index: usize| parts.get(index).copied().unwrap_or(0);
@@ -120,6 +121,7 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
                 requested: at(&requested, index),
                 held: at(&held, index).max(piece.objects),
                 allocated: at(&allocated, index),
+                untracked: at(&untracked, index),
                 size: series.size,
                 oldest_ns: piece.oldest_ns,
                 births: Default::default(),

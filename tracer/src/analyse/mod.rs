@@ -207,7 +207,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         window_s: timeline.length_s,
         filter: evidence.filter.clone(),
         verdict,
-        caches: reconcile::rows(&checks),
+        caches: reconcile::rows(&checks, &shown),
         owners,
         stacks,
         cgroups: evidence.cgroups,
@@ -223,8 +223,8 @@ fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
     if evidence.loss.untracked_objects > 0 {
         notes.push(format!(
-            "{} allocations were not tracked (--max-objects): \"freed\" counts them as freed and \
-             is an upper bound.",
+            "{} allocations were not tracked (--max-objects): they count as allocated, and neither \
+             as outstanding nor as freed, since nobody knows.",
             sentence::count(evidence.loss.untracked_objects)
         ));
     }
@@ -237,8 +237,7 @@ fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
     }
     if !options.select.is_all() {
         notes.push(
-            "Caches are counted over all owners, to compare them with slabinfo; owners and stacks \
-             only as selected."
+            "Only the selected owners are shown; how far slabinfo is explained is by all of them."
                 .to_owned(),
         );
     }

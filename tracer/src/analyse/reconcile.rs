@@ -36,10 +36,6 @@ pub(super) enum Agreement {
 /// A cache, traced and by the kernel's count.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Check {
-    /// Outstanding and older than the minimum age.
-    pub objects: u64,
-    /// The same, bytes.
-    pub bytes: u64,
     /// Outstanding at any age.
     pub held: u64,
     /// Allocated in the window.
@@ -61,8 +57,6 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
     let mut checks: BTreeMap<String, Check> = BTreeMap::new();
     for site in sites {
         let check = checks.entry(site.cache.clone()).or_insert(Check {
-            objects: 0,
-            bytes: 0,
             held: 0,
             allocated: 0,
             size: 0,
@@ -71,8 +65,6 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
             agreement: Agreement::Unknown,
             by_class: false,
         });
-        check.objects = check.objects.saturating_add(site.series.objects);
-        check.bytes = check.bytes.saturating_add(site.series.bytes);
         check.held = check.held.saturating_add(site.series.held);
         check.allocated = check.allocated.saturating_add(site.series.allocated);
         check.size = check.size.max(site.series.size);
@@ -106,17 +98,27 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
     checks
 }
 
-/// Rows of the report, largest residue first.
-pub(super) fn rows(checks: &BTreeMap<String, Check>) -> Vec<CacheRow> {
-    let mut rows: Vec<CacheRow> = checks
-        .iter()
-        .map(|(name, check)| CacheRow {
-            name: name.clone(),
-            object_size_bytes: check.size,
-            outstanding_objects: check.objects,
-            outstanding_bytes: check.bytes,
-            slabinfo_growth_objects: check.growth,
-            explained: check.explained,
+/// Rows of the report, largest residue first: what the owners shown hold, beside how far all owners
+/// together explain what the kernel counts.
+pub(super) fn rows(checks: &BTreeMap<String, Check>, shown: &[&SiteView]) -> Vec<CacheRow> {
+    let mut held: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for site in shown {
+        let (objects, bytes) = held.entry(&site.cache).or_default();
+        *objects = objects.saturating_add(site.series.objects);
+        *bytes = bytes.saturating_add(site.series.bytes);
+    }
+    let mut rows: Vec<CacheRow> = held
+        .into_iter()
+        .filter_map(|(name, (objects, bytes))| {
+            let check = checks.get(name)?;
+            Some(CacheRow {
+                name: name.to_owned(),
+                object_size_bytes: check.size,
+                outstanding_objects: objects,
+                outstanding_bytes: bytes,
+                slabinfo_growth_objects: check.growth,
+                explained: check.explained,
+            })
         })
         .collect();
     rows.sort_by(|a, b| {

@@ -109,7 +109,7 @@ impl World {
             },
             ..Site::default()
         };
-        self.evidence.snapshot.sites.insert(key, SiteFacts { site, allocated: 0 });
+        self.evidence.snapshot.sites.insert(key, SiteFacts { site, ..SiteFacts::default() });
         self.evidence.owners.insert(key, owner);
         self.evidence.cache_names.insert(key, cache.to_owned());
         key

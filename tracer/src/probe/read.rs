@@ -137,7 +137,7 @@ impl Probe {
         let sites = &mut snapshot.sites;
         sys::walk(self.fd("SITES")?, 8, size_of::<Site>(), |key, value| {
             if let (Some(key), Some(site)) = (sys::record::<u64>(key), sys::record::<Site>(value)) {
-                sites.insert(key, SiteFacts { site, allocated: 0 });
+                sites.insert(key, SiteFacts { site, ..SiteFacts::default() });
             }
         })
         .map_err(|error| map_error("SITES", &error))?;
@@ -146,11 +146,10 @@ impl Probe {
             let Some(facts) = sys::record::<u64>(key).and_then(|key| sites.get_mut(&key)) else {
                 return;
             };
-            facts.allocated = value
-                .chunks_exact(each)
-                .filter_map(sys::record::<SiteCounts>)
-                .map(|counts| counts.allocated)
-                .sum();
+            for counts in value.chunks_exact(each).filter_map(sys::record::<SiteCounts>) {
+                facts.allocated += counts.allocated;
+                facts.untracked += counts.untracked;
+            }
         })
         .map_err(|error| map_error("COUNTS", &error))
     }
@@ -199,6 +198,9 @@ impl Probe {
             let Ok(fd) = program.fd() else { continue };
             let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
             nanos += run_time;
+            if misses > 0 {
+                tracing::debug!(program = name, misses, "the kernel skipped a program that ran");
+            }
             runs += run_count;
             // What the first of a pair misses arrives in an interrupt while it runs, and is the
             // second's.

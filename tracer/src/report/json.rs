@@ -2,23 +2,24 @@
 
 use std::io;
 
-use super::Report;
+use super::{Report, sanitize};
 
 /// Writes `report` for people and `jq`: indented, one document.
 pub fn write_pretty(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
-    write(serde_json::to_vec_pretty(report)?, w)
+    write(&serde_json::to_string_pretty(report)?, w)
 }
 
 /// Writes `report` as one line, for a stream of intervals (ndjson).
 pub fn write_line(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
-    write(serde_json::to_vec(report)?, w)
+    write(&serde_json::to_string(report)?, w)
 }
 
 /// Hands `w` the document whole, so that a reader of the stream never sees half a line because
 /// kleak was killed between two small writes.
-fn write(mut document: Vec<u8>, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
-    document.push(b'\n');
-    w.write_all(&document)
+fn write(document: &str, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+    let mut document = sanitize::json(document).into_owned();
+    document.push('\n');
+    w.write_all(document.as_bytes())
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //!
 //! A process may call itself anything: its name can hold a newline that forges a row, an escape
 //! sequence that repaints the terminal, or a bidi override that makes one name read as another.
-//! Cgroup paths and symbols are no better. Every such string passes through here on its way out;
-//! only JSON does without, as its own escaping is complete.
+//! Cgroup paths and symbols are no better. Every such string passes through here on its way out.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -22,6 +21,29 @@ pub fn terminal(name: &str) -> Cow<'_, str> {
 /// The count of a line is what follows its last space, so a plain space may stay.
 pub fn folded(name: &str) -> Cow<'_, str> {
     replace(name, |c| c == ';' || is_unsafe(c))
+}
+
+/// A JSON document whose strings hold nothing that a terminal would obey, when somebody looks at the
+/// file. What a parser reads from it stays the same: these are JSON's own escapes.
+///
+/// JSON itself escapes only what is below U+0020. Anything unsafe above can only be inside a string.
+pub fn json(document: &str) -> Cow<'_, str> {
+    let unwanted = |c: char| c > '~' && is_unsafe(c);
+    if !document.contains(unwanted) {
+        return Cow::Borrowed(document);
+    }
+    let mut out = String::with_capacity(document.len() + 32);
+    for c in document.chars() {
+        if unwanted(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a `String` cannot fail.
+                drop(write!(out, r"\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn replace(name: &str, unwanted: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -79,6 +101,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let name = "a\n;\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{e0001}\u{fffd}é\u{1f980}";
+        let document = serde_json::to_string(&[name]).unwrap();
+        let safe = json(&document);
+        assert!(!safe.chars().any(is_unsafe), "{safe}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [name]);
+        assert!(safe.contains('é') && safe.contains('\u{1f980}'));
+    }
 
     #[test]
     fn plain_names_are_untouched() {

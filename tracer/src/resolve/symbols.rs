@@ -8,6 +8,7 @@ use blazesym::{
     },
 };
 use hashbrown::HashMap;
+use kleak_common::context;
 
 /// Looks up kernel functions, and remembers them.
 pub struct KernelSymbols {
@@ -49,7 +50,10 @@ impl KernelSymbols {
 
     /// Names of a kernel stack's functions, leaf first, from the allocator on: the frames of the
     /// tracing itself are left out.
-    pub fn frames(&mut self, addresses: &[u64], call_site: u64) -> Vec<String> {
+    ///
+    /// In an interrupt, the frames below its entry are of the task that it interrupted, and are
+    /// left out too.
+    pub fn frames(&mut self, addresses: &[u64], call_site: u64, context: u8) -> Vec<String> {
         let from = match addresses.iter().position(|&address| address == call_site) {
             // One before the caller is the allocator.
             Some(caller) => caller.saturating_sub(1),
@@ -62,7 +66,17 @@ impl KernelSymbols {
         let names: Vec<String> = kept.iter().map(|&address| self.name(address)).collect();
         // A stack cut at one frame before the caller may still begin with the tracing.
         let skip = names.iter().take_while(|name| is_tracing(name)).count();
-        names.into_iter().skip(skip).collect()
+        let own = names.into_iter().skip(skip);
+        let is_entry = match context {
+            context::SOFTIRQ => is_softirq_entry,
+            context::HARDIRQ => is_hardirq_entry,
+            _ => return own.collect(),
+        };
+        let mut own: Vec<String> = own.collect();
+        if let Some(entry) = own.iter().position(|name| is_entry(name)) {
+            own.truncate(entry + 1);
+        }
+        own
     }
 }
 
@@ -71,6 +85,29 @@ fn is_tracing(name: &str) -> bool {
     ["bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "__bpf_prog", "trace_call_bpf"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
+}
+
+/// Where softirqs begin: `handle_softirqs` from 6.10, `__do_softirq` before (`kernel/softirq.c`).
+fn is_softirq_entry(name: &str) -> bool {
+    ["handle_softirqs", "__do_softirq", "__softirqentry_text_start"].iter().any(|entry| {
+        name.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
+}
+
+/// Where hardware interrupts begin: x86 (`arch/x86/kernel/irq.c`, `include/asm/idtentry.h`) and
+/// arm64 (`arch/arm64/kernel/entry-common.c`).
+fn is_hardirq_entry(name: &str) -> bool {
+    matches!(name, "common_interrupt" | "__common_interrupt" | "do_IRQ" | "gic_handle_irq")
+        || [
+            "sysvec_",
+            "__sysvec_",
+            "asm_common_interrupt",
+            "asm_sysvec_",
+            "el1_interrupt",
+            "el0_interrupt",
+        ]
+        .iter()
+        .any(|entry| name.starts_with(entry))
 }
 
 /// Looks up functions of processes, while they live, and remembers whole stacks.
@@ -105,6 +142,7 @@ impl UserSymbols {
 #[cfg(test)]
 mod tests {
     use super::{KernelSymbols, is_tracing};
+    use kleak_common::context;
 
     fn symbols(names: &[(u64, &str)]) -> KernelSymbols {
         let mut symbols = KernelSymbols::default();
@@ -122,14 +160,31 @@ mod tests {
             (5, "do_msgsnd"),
         ]);
         let whole = ["__kmalloc_noprof", "load_msg", "do_msgsnd"];
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 4), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 4, 0), whole);
         // The second stack map skips our own frame.
-        assert_eq!(symbols.frames(&[2, 3, 4, 5], 4), whole);
+        assert_eq!(symbols.frames(&[2, 3, 4, 5], 4, 0), whole);
         // A call site that is not in the stack: tracing frames go by name.
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 99), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 99, 0), whole);
         // The tracepoint fires in the caller itself.
-        assert_eq!(symbols.frames(&[1, 2, 4, 5], 4), ["load_msg", "do_msgsnd"]);
-        assert!(symbols.frames(&[], 4).is_empty());
+        assert_eq!(symbols.frames(&[1, 2, 4, 5], 4, 0), ["load_msg", "do_msgsnd"]);
+        assert!(symbols.frames(&[], 4, 0).is_empty());
+    }
+
+    #[test]
+    fn an_interrupt_s_stack_ends_where_it_began() {
+        let mut symbols = symbols(&[
+            (1, "__kmalloc_noprof"),
+            (2, "___neigh_create"),
+            (3, "handle_softirqs"),
+            (4, "do_softirq.part.0"),
+            (5, "common_interrupt"),
+            (6, "__x64_sys_sendto"),
+        ]);
+        let all = [1, 2, 3, 4, 5, 6];
+        let softirq = ["__kmalloc_noprof", "___neigh_create", "handle_softirqs"];
+        assert_eq!(symbols.frames(&all, 2, context::SOFTIRQ), softirq);
+        assert_eq!(symbols.frames(&all, 2, context::HARDIRQ).last().unwrap(), "common_interrupt");
+        assert_eq!(symbols.frames(&all, 2, context::TASK).len(), 6);
     }
 
     #[test]

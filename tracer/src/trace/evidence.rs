@@ -168,8 +168,8 @@ impl Resolver {
                 continue;
             }
             let Some(addresses) = probe.kernel_stack(key.kernel_stack) else { continue };
-            let call_site = snapshot.sites.get(&key.site).map_or(0, |facts| facts.site.call_site);
-            let frames = self.kernel.frames(&addresses, call_site);
+            let site = snapshot.sites.get(&key.site).map(|facts| facts.site).unwrap_or_default();
+            let frames = self.kernel.frames(&addresses, site.call_site, site.context);
             stacks.insert(key.kernel_stack, frames);
         }
         stacks
