@@ -1,5 +1,7 @@
 //! Records held in BPF maps.
 
+use crate::row;
+
 /// Kernel's `TASK_COMM_LEN` (`include/linux/sched.h`, unchanged since 2.6): bytes in a comm,
 /// its terminating NUL included.
 pub const COMM_LEN: usize = 16;
@@ -167,7 +169,8 @@ pub struct Process {
 pub struct Tally {
     /// Allocations and frees that passed the filter.
     pub events: u64,
-    /// Events that the second program of a pair missed and the first dealt with.
+    /// Events that the first program of a pair was skipped for, and the second saw (whether or not
+    /// they passed the filter).
     pub rescued: u64,
     /// Allocations not followed because the map of objects was full.
     pub untracked: u64,
@@ -233,12 +236,9 @@ pub struct CpuState {
     /// Where a program writes the address of its context, to read it back as a number: it lies on
     /// the kernel stack in use. One a program, as a program never interrupts itself.
     pub stack_pointer: [u64; ROWS],
-    /// Address that the first program of a pair has just dealt with, so that the second need not:
-    /// of `kfree` and of `kmem_cache_free`.
-    pub freed: [u64; 2],
-    /// 1 while the second program of a pair runs, by the row of the first: an interrupt that
-    /// arrives then is skipped by the second, so that the first acts for it.
-    pub second_runs: [u32; 4],
+    /// Address in the event that the first program of a pair was offered last, by its row;
+    /// [`NOT_OFFERED`] once the second has seen it too.
+    pub offered: [u64; row::SECOND as usize],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
@@ -246,7 +246,10 @@ pub struct CpuState {
 }
 
 /// How many programs keep counters of their own.
-pub const ROWS: usize = crate::row::COUNT as usize;
+pub const ROWS: usize = row::COUNT as usize;
+
+/// No address of an object: see [`CpuState::offered`].
+pub const NOT_OFFERED: u64 = u64::MAX;
 
 /// The only state that both sides change after loading.
 #[repr(C)]
@@ -337,7 +340,7 @@ const _: () = {
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 16 * 8);
     assert!(size_of::<DeferredFree>() == 16);
-    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 16 + 16 + 24 + ROWS * 16 * 8);
+    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 8 * row::SECOND as usize + 24 + ROWS * 16 * 8);
     assert!(size_of::<Control>() == 8);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);

@@ -149,7 +149,7 @@ impl Offsets {
 }
 
 /// Rows of the tally: one a program, because a program never interrupts itself, and those of a pair
-/// do interrupt each other (see [`INTERRUPT`](row::INTERRUPT)).
+/// do interrupt each other (see [`SECOND`](row::SECOND)).
 pub mod row {
     /// `kmalloc` and its `_node` twin.
     pub const KMALLOC: u32 = 0;
@@ -159,10 +159,11 @@ pub mod row {
     pub const KFREE: u32 = 2;
     /// `kmem_cache_free`.
     pub const CACHE_FREE: u32 = 3;
-    /// Added to one of the above for the second program of a pair: the kernel skips an event that
-    /// arrives while the same program runs on that CPU, so that each event is offered to two. The
-    /// first acts for tasks, the second for interrupts, which may arrive while the first runs.
-    pub const INTERRUPT: u32 = 4;
+    /// Added to one of the above for the second program of a pair. The kernel skips an event that
+    /// arrives (in an interrupt) while the same program runs on that CPU, so that each event is
+    /// offered to two: the second acts on what the first was skipped for. Lost is only what arrives
+    /// while both run.
+    pub const SECOND: u32 = 4;
     /// cgroup, process and interrupt bookkeeping.
     pub const LIFE: u32 = 8;
     /// How many there are.

@@ -5,7 +5,9 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
     programs::RawTracePointContext,
 };
-use kleak_common::{CpuState, DeferredFree, Object, Site, SiteCounts, Tally, context, row};
+use kleak_common::{
+    CpuState, DeferredFree, NOT_OFFERED, Object, Site, SiteCounts, Tally, context, row,
+};
 
 use crate::{
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
@@ -31,28 +33,22 @@ pub(crate) struct Allocation {
     pub(crate) flavour: u8,
 }
 
-/// Runs one of a pair of programs. The second is marked as running meanwhile, before any filter, so
-/// that the first can tell what the second will be skipped for, and every event that both were
-/// skipped for is known to be lost: the kernel's count of what the second missed, less those here.
+/// Offers an event on an object to one of a pair of programs. The second leaves it alone when the
+/// first has had it, and counts it as rescued when the first was skipped. What the kernel counts as
+/// skipped by the first, less those, is lost: it came while both ran.
 #[inline(always)]
-pub(crate) fn run<const ROW: u32>(body: impl FnOnce(&mut CpuState)) {
+pub(crate) fn offer<const ROW: u32>(address: u64, act: impl FnOnce(&mut CpuState)) {
     let Some(state) = cpu() else { return };
-    // Volatile, because who looks at it interrupts us.
-    let runs = &raw mut state.second_runs[(ROW & 3) as usize];
-    // SAFETY: a field of this CPU's own state.
-    let running = unsafe { core::ptr::read_volatile(runs) } != 0;
-    if ROW < row::INTERRUPT {
-        state.tally[ROW as usize].rescued += u64::from(running);
-        body(state);
-    } else if !running {
-        // (If it does run, this is a kernel up to 5.15, which lets a program interrupt itself, and
-        // the first has dealt with the event.)
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(runs, 1) };
-        body(state);
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(runs, 0) };
+    let offered = &mut state.offered[(ROW % row::SECOND) as usize];
+    if ROW < row::SECOND {
+        *offered = address;
+    } else if *offered == address {
+        *offered = NOT_OFFERED;
+        return;
+    } else {
+        state.tally[ROW as usize].rescued += 1;
     }
+    act(state);
 }
 
 /// Enters an object. A failed allocation, which the kernel reports too, is none.
@@ -64,6 +60,11 @@ pub(crate) fn record<const ROW: u32>(
 ) {
     let address = allocation.address;
     if address <= ZERO_SIZE_PTR {
+        return;
+    }
+    // An interrupt that was offered to both between this event's two offers makes the second take it
+    // for new. An address cannot be given out twice, so that what is there has been entered.
+    if ROW >= row::SECOND && OBJECTS.get_ptr(&address).is_some() {
         return;
     }
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
@@ -172,7 +173,8 @@ fn introduce(key: u64, site: &Site, tally: &mut Tally) {
     }
 }
 
-/// Removes an object, if it is one of ours.
+/// Removes an object, if it is one of ours. (Offered twice, it is looked up twice: its address is not
+/// given out again before the event is over.)
 #[inline(always)]
 pub(crate) fn forget<const ROW: u32>(address: u64, state: &mut CpuState) {
     // `kfree(NULL)` fires the tracepoint, often.
@@ -181,16 +183,6 @@ pub(crate) fn forget<const ROW: u32>(address: u64, state: &mut CpuState) {
     }
     // An address that the alignment of the followed classes rules out is not ours.
     if address & setting!(free_mask) != 0 && !misaligned() {
-        return;
-    }
-    let freed = &mut state.freed[(ROW & 1) as usize];
-    if ROW < row::INTERRUPT {
-        *freed = address;
-    } else if *freed == address {
-        // The first of the pair was not running when this free came, and has dealt with it. (When
-        // an interrupt's free came between the two, this one is looked up twice: nothing is lost,
-        // as its address is not given out again before the event is over.)
-        *freed = 0;
         return;
     }
     let tally = &mut state.tally[ROW as usize];

@@ -19,99 +19,104 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use kleak_common::{cgroup_event, row};
 
 // Each allocation and free is offered to two programs, because the kernel skips an event that
-// arrives while the same program runs on that CPU. The first acts for tasks, the second for
-// interrupts; an interrupt that arrives while the first runs finds the second free.
+// arrives, in an interrupt, while the same program runs on that CPU: see `ledger::offer`.
 
 /// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
-/// Acts for tasks.
+/// First of its pair.
 #[raw_tracepoint]
 pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KMALLOC }>(|state| kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2, state));
+    ledger::offer::<{ row::KMALLOC }>(ctx.arg(1), |state| {
+        kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2, state)
+    });
     0
 }
 
 /// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
-/// Acts for interrupts.
+/// Second of its pair.
 #[raw_tracepoint]
-pub fn kmalloc_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KMALLOC + row::INTERRUPT }>(|state| {
-        kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 2, state)
+pub fn kmalloc_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::KMALLOC + row::SECOND }>(ctx.arg(1), |state| {
+        kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 2, state)
     });
     0
 }
 
 /// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
-/// Acts for tasks.
+/// First of its pair.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KMALLOC }>(|state| kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3, state));
+    ledger::offer::<{ row::KMALLOC }>(ctx.arg(1), |state| {
+        kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3, state)
+    });
     0
 }
 
 /// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
-/// Acts for interrupts.
+/// Second of its pair.
 #[raw_tracepoint]
-pub fn kmalloc_with_cache_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KMALLOC + row::INTERRUPT }>(|state| {
-        kmalloc::allocated::<{ row::KMALLOC + row::INTERRUPT }>(&ctx, 3, state)
+pub fn kmalloc_with_cache_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::KMALLOC + row::SECOND }>(ctx.arg(1), |state| {
+        kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 3, state)
     });
     0
 }
 
 /// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
-/// Acts for tasks.
+/// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::CACHE_ALLOC }>(|state| {
+    ledger::offer::<{ row::CACHE_ALLOC }>(ctx.arg(1), |state| {
         cache::allocated::<{ row::CACHE_ALLOC }>(&ctx, state)
     });
     0
 }
 
 /// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
-/// Acts for interrupts.
+/// Second of its pair.
 #[raw_tracepoint]
-pub fn kmem_cache_alloc_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::CACHE_ALLOC + row::INTERRUPT }>(|state| {
-        cache::allocated::<{ row::CACHE_ALLOC + row::INTERRUPT }>(&ctx, state)
+pub fn kmem_cache_alloc_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(ctx.arg(1), |state| {
+        cache::allocated::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
     });
     0
 }
 
 /// `kfree`: (call site, address). May free an object of a named cache too.
-/// Acts for tasks.
+/// First of its pair.
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KFREE }>(|state| ledger::forget::<{ row::KFREE }>(ctx.arg(1), state));
+    ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::KFREE }>(ctx.arg(1), state)
+    });
     0
 }
 
 /// `kfree`: (call site, address). May free an object of a named cache too.
-/// Acts for interrupts.
+/// Second of its pair.
 #[raw_tracepoint]
-pub fn kfree_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::KFREE + row::INTERRUPT }>(|state| {
-        ledger::forget::<{ row::KFREE + row::INTERRUPT }>(ctx.arg(1), state)
+pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), state)
     });
     0
 }
 
 /// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
-/// Acts for tasks.
+/// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::CACHE_FREE }>(|state| {
+    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), state)
     });
     0
 }
 
 /// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
-/// Acts for interrupts.
+/// Second of its pair.
 #[raw_tracepoint]
-pub fn kmem_cache_free_irq(ctx: RawTracePointContext) -> i32 {
-    ledger::run::<{ row::CACHE_FREE + row::INTERRUPT }>(|state| {
-        ledger::forget::<{ row::CACHE_FREE + row::INTERRUPT }>(ctx.arg(1), state)
+pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), state)
     });
     0
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated},
     programs::RawTracePointContext,
 };
-use kleak_common::{CpuState, Offsets, ProcessKey, cgroup_source, context, row};
+use kleak_common::{CpuState, Offsets, ProcessKey, cgroup_source, context};
 
 use crate::{
     kernel::read,
@@ -25,10 +25,7 @@ pub(crate) struct Owner {
     pub(crate) family: u8,
 }
 
-/// Who runs now; `None` for kleak itself, and for what the other program of the pair acts for.
-///
-/// The first acts for tasks; for interrupts too when they find the second running, which the kernel
-/// then skips.
+/// Who runs now; `None` for kleak itself.
 #[inline(always)]
 pub(crate) fn current<const ROW: u32>(
     ctx: &RawTracePointContext,
@@ -38,16 +35,7 @@ pub(crate) fn current<const ROW: u32>(
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
     let mut context = interrupt(ctx, task, state, row);
-    let interrupted = context != context::TASK;
-    let acts = if ROW < row::INTERRUPT {
-        !interrupted || state.second_runs[row & 3] != 0
-    } else {
-        interrupted
-    };
-    if !acts {
-        return None;
-    }
-    if interrupted {
+    if context != context::TASK {
         return Some(Owner { start_ns: 0, cgroup: 0, tgid: 0, context, family: 0 });
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

@@ -21,9 +21,9 @@ pub(super) struct Links {
 /// `(program, event)` of the frees.
 const FREES: [(&str, &str); 4] = [
     ("kfree", "kfree"),
-    ("kfree_irq", "kfree"),
+    ("kfree_second", "kfree"),
     ("kmem_cache_free", "kmem_cache_free"),
-    ("kmem_cache_free_irq", "kmem_cache_free"),
+    ("kmem_cache_free_second", "kmem_cache_free"),
 ];
 /// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
 /// we attach is never seen to begin without its end.
@@ -54,17 +54,16 @@ fn allocations(
     if caches {
         for &event in &layout.cache_events {
             list.extend(
-                ["kmem_cache_alloc", "kmem_cache_alloc_irq"].map(|program| (program, event)),
+                ["kmem_cache_alloc", "kmem_cache_alloc_second"].map(|program| (program, event)),
             );
         }
     }
     list
 }
 
-/// Whether a program is the first of a pair.
-pub(super) fn has_second(program: &str) -> bool {
-    ["kmalloc", "kmalloc_with_cache", "kmem_cache_alloc", "kfree", "kmem_cache_free"]
-        .contains(&program)
+/// Whether a program is the second of a pair: what it is skipped for, the first has had.
+pub(super) fn is_second(program: &str) -> bool {
+    program.ends_with("_second")
 }
 
 fn life(follow_family: bool, layout: &Layout) -> Vec<&'static str> {

@@ -10,7 +10,7 @@ use super::{Error, types::KernelTypes};
 /// Shape of this kernel's tracepoints and structs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The pair of programs for the `kmalloc` event: for tasks, and for interrupts.
+    /// The pair of programs for the `kmalloc` event.
     pub kmalloc: [&'static str; 2],
     /// Events that it is attached to.
     pub kmalloc_events: Vec<&'static str>,
@@ -27,9 +27,9 @@ pub struct Layout {
 }
 
 /// Of every kernel but 6.0.
-const KMALLOC: [&str; 2] = ["kmalloc", "kmalloc_irq"];
+const KMALLOC: [&str; 2] = ["kmalloc", "kmalloc_second"];
 /// 6.0 has the slab cache between address and size.
-const KMALLOC_6_0: [&str; 2] = ["kmalloc_with_cache", "kmalloc_with_cache_irq"];
+const KMALLOC_6_0: [&str; 2] = ["kmalloc_with_cache", "kmalloc_with_cache_second"];
 
 /// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
 /// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they

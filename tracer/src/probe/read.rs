@@ -202,14 +202,12 @@ impl Probe {
                 tracing::debug!(program = name, misses, "the kernel skipped a program that ran");
             }
             runs += run_count;
-            // What the first of a pair misses arrives in an interrupt while it runs, and is the
-            // second's.
-            if !super::attach::has_second(name) {
+            if !super::attach::is_second(name) {
                 missed += misses;
             }
             read += 1;
         }
-        // What the second of a pair misses, the first deals with, unless both were interrupted.
+        // What the first of a pair was skipped for, the second has dealt with, unless it ran too.
         let lost = missed.saturating_sub(snapshot.tally.rescued);
         tracing::debug!(missed, lost, "events that programs missed");
         snapshot.missed_events = (read > 0).then_some(lost);

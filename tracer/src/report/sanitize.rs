@@ -37,7 +37,7 @@ pub fn json(document: &str) -> Cow<'_, str> {
         if unwanted(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a `String` cannot fail.
-                drop(write!(out, r"\u{unit:04x}"));
+                let _ = write!(out, r"\u{unit:04x}");
             }
         } else {
             out.push(c);
