@@ -98,15 +98,15 @@ impl Site {
     #[inline(always)]
     #[must_use]
     pub fn key(&self, seed: u64) -> u64 {
-        let small = (self.context as u64)
-            | ((self.flavour as u64) << 8)
-            | ((self.family as u64) << 16)
-            | ((self.size as u64) << 32);
+        let small = u64::from(self.context)
+            | (u64::from(self.flavour) << 8)
+            | (u64::from(self.family) << 16)
+            | (u64::from(self.size) << 32);
         let mut hash = mix(seed, self.start_ns);
         hash = mix(hash, self.cgroup);
         hash = mix(hash, self.call_site);
         hash = mix(hash, self.cache);
-        hash = mix(hash, self.tgid as u64);
+        hash = mix(hash, u64::from(self.tgid));
         hash = mix(hash, small);
         hash ^= hash >> 32;
         if hash == 0 { 1 } else { hash }

@@ -4,6 +4,10 @@
 //! program or map system call runs on that CPU, so that reading our own maps would lose frees.
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key or value handed over whole is copied once more, on a stack of 512 bytes"
+)]
 
 mod cache;
 mod cgroup;

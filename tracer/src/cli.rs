@@ -43,7 +43,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = parse_size)]
     pub size: Vec<u64>,
 
-    /// Slab caches by name: dentry, kmalloc-*, kernfs_node_cache (repeatable, or a comma list)
+    /// Slab caches by name: dentry, filp, kmalloc-* (repeatable, or a comma list)
     #[arg(long, value_name = "GLOB", value_delimiter = ',', value_parser = parse_glob)]
     pub cache: Vec<GlobMatcher>,
 
@@ -248,7 +248,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration < Duration::from_millis(1) {
         return Err(format!("it must be at least 1ms; {hint}"));
     }
-    if duration > Duration::from_secs(366 * 86_400) {
+    if duration > Duration::from_hours(366 * 24) {
         return Err(format!("that is more than a year; {hint}"));
     }
     Ok(duration)
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn durations() {
         assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         for text in ["", "0", "0s", "5 parsecs", "-1s", "ten", "999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");

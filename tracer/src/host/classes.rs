@@ -170,7 +170,7 @@ pub fn cache_name(size: u64, flavour: u8) -> String {
 /// `size` is the class in bytes, `flavour` one of [`kleak_common::flavour`], `call_site` the
 /// function that called the allocator, `existing` the names in slabinfo (may be empty).
 ///
-/// - The bucket caches of 6.12 are chosen by call site; see [`bucket`].
+/// - The bucket caches of 6.12 are chosen by call site.
 /// - A flavour without a cache of its own is served by the plain one: before 5.14, with
 ///   `cgroup.memory=nokmem`, or without `CONFIG_ZONE_DMA`.
 /// - What no cache serves came from the page allocator, and is called `kmalloc-large-16k`.

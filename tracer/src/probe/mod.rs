@@ -223,7 +223,7 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
 
 /// Address bits that are zero in every object of the followed sizes: kmalloc objects of a
 /// power-of-two class are naturally aligned since 5.4 (`kmem_cache_create` of `kmalloc-N` with
-/// `align = size`, mm/slab_common.c); of the odd classes (96, 192) nothing more than the smallest
+/// `align = size`, `mm/slab_common.c`); of the odd classes (96, 192) nothing more than the smallest
 /// alignment is relied on. The kernel side checks each object against it, and stops using it at
 /// the first exception.
 fn free_mask(config: &Config) -> u64 {

@@ -13,7 +13,7 @@ use kleak_common::{
 };
 
 use super::{Error, MAX_SITES, Probe, sys};
-use crate::snapshot::{BIRTH_SLICES, Group, GroupKey, SiteFacts, Snapshot};
+use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
 /// What happened to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +57,15 @@ pub(super) fn map_memory(ebpf: &Ebpf) -> u64 {
 
 /// A map's descriptor, whatever its type.
 fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
-    let data = match map {
-        Map::HashMap(data)
-        | Map::PerCpuHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::Array(data)
-        | Map::Queue(data)
-        | Map::RingBuf(data)
-        | Map::StackTraceMap(data) => data,
-        _ => return None,
+    let (Map::HashMap(data)
+    | Map::PerCpuHashMap(data)
+    | Map::PerCpuArray(data)
+    | Map::Array(data)
+    | Map::Queue(data)
+    | Map::RingBuf(data)
+    | Map::StackTraceMap(data)) = map
+    else {
+        return None;
     };
     Some(data.fd().as_fd())
 }
@@ -119,7 +119,7 @@ impl Probe {
                     kernel_stack: object.kernel_stack,
                     user_stack: object.user_stack,
                 })
-                .or_insert_with(Group::default);
+                .or_default();
             group.objects += 1;
             group.requested += u64::from(object.requested);
             group.weight += u64::from(object.weight);

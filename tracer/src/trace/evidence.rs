@@ -93,7 +93,7 @@ impl Resolver {
                     .to_owned(),
             );
         }
-        self.add_notes(&snapshot, probe, &mut notes);
+        add_notes(&snapshot, probe, &mut notes);
         Evidence {
             host: self.host.clone(),
             filter: plan.filter.clone(),
@@ -206,30 +206,31 @@ impl Resolver {
         }
         names
     }
+}
 
-    fn add_notes(&self, snapshot: &Snapshot, probe: &Probe, notes: &mut Vec<String>) {
-        if !probe.layout().btf {
-            notes.push(
-                "this kernel has no BTF: processes are told apart by pid alone, their cgroups only \
-                 on cgroup v2, and interrupts only by their tracepoints"
-                    .to_owned(),
-            );
-        }
-        if probe.retired_sites() > 0 {
-            notes.push(format!(
-                "{} origins whose process has exited and left nothing are not listed",
-                probe.retired_sites()
-            ));
-        }
-        let tally = &snapshot.tally;
-        for (count, what) in [
-            (tally.lost_processes, "processes have no name: the table of names was full"),
-            (tally.lost_family, "descendants of the command are missing: the table was full"),
-            (tally.lost_caches, "allocations of named caches were not followed: too many caches"),
-        ] {
-            if count > 0 {
-                notes.push(format!("{count} {what}"));
-            }
+/// What a reader has to know about this kernel and these tables.
+fn add_notes(snapshot: &Snapshot, probe: &Probe, notes: &mut Vec<String>) {
+    if !probe.layout().btf {
+        notes.push(
+            "this kernel has no BTF: processes are told apart by pid alone, their cgroups only \
+             on cgroup v2, and interrupts only by their tracepoints"
+                .to_owned(),
+        );
+    }
+    if probe.retired_sites() > 0 {
+        notes.push(format!(
+            "{} origins whose process has exited and left nothing are not listed",
+            probe.retired_sites()
+        ));
+    }
+    let tally = &snapshot.tally;
+    for (count, what) in [
+        (tally.lost_processes, "processes have no name: the table of names was full"),
+        (tally.lost_family, "descendants of the command are missing: the table was full"),
+        (tally.lost_caches, "allocations of named caches were not followed: too many caches"),
+    ] {
+        if count > 0 {
+            notes.push(format!("{count} {what}"));
         }
     }
 }

@@ -348,12 +348,12 @@ fn filter(args: &TraceArgs, classes: &Classes, choice: &Choice) -> Filter {
         cgroup: text(&args.cgroup),
         pod: text(&args.pod),
         min_age_s: args.min_age.unwrap_or_default().as_secs_f64(),
-        by: name_of(args.by),
-        stacks: name_of(args.stacks),
+        by: name_of(&args.by),
+        stacks: name_of(&args.stacks),
     }
 }
 
 /// The word an option's value is written as.
-fn name_of(value: impl clap::ValueEnum) -> String {
+fn name_of(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

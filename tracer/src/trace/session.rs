@@ -36,9 +36,10 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen()?;
     let mut session = Session::attach(&plan)?;
     say(&attached_line(&plan, &session.probe));
-    let mut child = match plan.command.is_empty() {
-        true => None,
-        false => Some(Running::start(&plan.command).map_err(Failure::Failed)?),
+    let mut child = if plan.command.is_empty() {
+        None
+    } else {
+        Some(Running::start(&plan.command).map_err(Failure::Failed)?)
     };
     let end = session.watch(&mut outputs, &mut signals, child.as_mut()).await;
     let end = match end {
