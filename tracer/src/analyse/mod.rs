@@ -26,7 +26,7 @@ mod verdict;
 use globset::GlobMatcher;
 use hashbrown::HashMap;
 
-use crate::report::{Cgroups, Command, Cost, Filter, Host, Loss, Owner, Report, SCHEMA};
+use crate::report::{Cgroups, Command, Cost, Filter, Host, Loss, Owner, Report, SCHEMA, sanitize};
 use crate::snapshot::Snapshot;
 
 /// Everything known when a window (or an interval of it) ends, names included.
@@ -193,11 +193,16 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         by: options.by,
         family: options.select.family_only,
     };
-    let verdict::Judgement { verdict, notes: judged } = verdict::judge(&case);
+    let verdict::Judgement { mut verdict, notes: judged } = verdict::judge(&case);
+    // A sentence is for printing, whichever way it is read; names keep their bytes in `owner`.
+    verdict.summary = sanitize::terminal(&verdict.summary).into_owned();
     let mut notes = evidence.notes.clone();
     notes.extend(judged);
     notes.extend(reconcile::notes(&checks));
     notes.extend(general_notes(evidence, options));
+    for note in &mut notes {
+        *note = sanitize::terminal(note).into_owned();
+    }
     let mut seen = hashbrown::HashSet::new();
     notes.retain(|note| seen.insert(note.clone()));
 

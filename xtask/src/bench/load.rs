@@ -1,7 +1,7 @@
 //! The programs that a measurement starts: one that allocates and frees, and one that watches.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -18,7 +18,7 @@ use nix::{
 
 use super::{TRACED_CLASS, Tracer};
 use crate::{
-    command::{outer_cargo, output, run, shown},
+    command::{outer_cargo, run, shown},
     workspace::Workspace,
 };
 
@@ -59,18 +59,32 @@ impl Programs {
     /// Nanoseconds for one allocation and its free while the tracer watches.
     pub(super) fn measure(&self, tracer: Tracer, class: u32, pairs: u64) -> Result<f64> {
         let watching = self.tracer(tracer).map(Watching::start).transpose()?;
-        let said = output(
-            Command::new(&self.workload)
-                .arg("pair")
-                .args(["--size-class", &class.to_string()])
-                .args(["--pairs", &pairs.to_string()]),
-        );
+        let said = self.run_workload(class, pairs);
         // The tracer ends also when the workload has failed.
         if let Some(watching) = watching {
             watching.stop()?;
         }
         let said = said?;
         parse_ns_per_pair(&said).with_context(|| format!("no `ns_per_pair=` in: {said}"))
+    }
+
+    /// On one CPU, so that no migration falls into a measurement.
+    fn run_workload(&self, class: u32, pairs: u64) -> Result<String> {
+        let mut command = Command::new(&self.workload);
+        command.args(["--cpu", "0", "pair", "--size-class", &class.to_string()]);
+        command.args(["--pairs", &pairs.to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child =
+            command.spawn().with_context(|| format!("cannot run {}", shown(&command)))?;
+        // It starts at this line, and ends when there are no more.
+        if let Some(mut orders) = child.stdin.take() {
+            orders.write_all(b"go\n").context("telling the workload to start")?;
+        }
+        let output = child.wait_with_output().context("waiting for the workload")?;
+        if !output.status.success() {
+            bail!("failed with {}: {}", output.status, shown(&command));
+        }
+        String::from_utf8(output.stdout).context("the workload said something that is no text")
     }
 
     fn tracer(&self, tracer: Tracer) -> Option<Command> {
@@ -90,7 +104,7 @@ impl Programs {
 }
 
 fn parse_ns_per_pair(said: &str) -> Option<f64> {
-    let value = said.lines().find_map(|line| line.trim().strip_prefix("ns_per_pair="))?;
+    let value = said.split_whitespace().find_map(|word| word.strip_prefix("ns_per_pair="))?;
     value.trim().parse().ok().filter(|ns: &f64| ns.is_finite() && *ns > 0.0)
 }
 
