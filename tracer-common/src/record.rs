@@ -225,6 +225,31 @@ impl Tally {
     }
 }
 
+/// The task that allocated last on a CPU, so that its owner is not read from kernel memory for every
+/// object.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastTask {
+    /// Address of its `task_struct`; 0 while the rest is being written.
+    pub task: u64,
+    /// [`Control::epoch`] when it was read: it says who the task is only while that stays.
+    pub epoch: u64,
+    /// Base of its kernel stack; 0 when unknown.
+    pub stack: u64,
+    /// As [`Site::start_ns`].
+    pub start_ns: u64,
+    /// As [`Site::cgroup`].
+    pub cgroup: u64,
+    /// As [`Site::tgid`].
+    pub tgid: u32,
+    /// As [`Site::context`].
+    pub context: u8,
+    /// As [`Site::family`].
+    pub family: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
+}
+
 /// What one CPU keeps: one map lookup reaches all of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,6 +261,8 @@ pub struct CpuState {
     /// Where a program writes the address of its context, to read it back as a number: it lies on
     /// the kernel stack in use. One a program, as a program never interrupts itself.
     pub stack_pointer: [u64; ROWS],
+    /// The task that allocated last.
+    pub last: LastTask,
     /// Address in the event that the first program of a pair was offered last, by its row;
     /// [`NOT_OFFERED`] once the second has seen it too.
     pub offered: [u64; row::SECOND as usize],
@@ -260,6 +287,10 @@ pub struct Control {
     /// Set once an object of a followed class was seen at an address that the alignment of its
     /// class rules out: from then on no free is rejected by its address.
     pub misaligned: u32,
+    /// Changes whenever a task begins, ends, or moves to another cgroup, on any CPU: a
+    /// `task_struct` at the same address is then read anew. A time and a CPU, so that two CPUs that
+    /// change it at once never agree.
+    pub epoch: u64,
 }
 
 /// A free that the map of objects refused. User space counts the object as freed if it was born
@@ -340,8 +371,11 @@ const _: () = {
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 16 * 8);
     assert!(size_of::<DeferredFree>() == 16);
-    assert!(size_of::<CpuState>() == 8 + 8 * ROWS + 8 * row::SECOND as usize + 24 + ROWS * 16 * 8);
-    assert!(size_of::<Control>() == 8);
+    assert!(size_of::<LastTask>() == 48);
+    assert!(
+        size_of::<CpuState>() == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 24 + ROWS * 16 * 8
+    );
+    assert!(size_of::<Control>() == 16);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);
 };

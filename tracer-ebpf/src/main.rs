@@ -146,6 +146,13 @@ pub fn cgroup_release(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// `cgroup_attach_task`: a task has moved to another cgroup.
+#[raw_tracepoint]
+pub fn cgroup_attach_task(_ctx: RawTracePointContext) -> i32 {
+    maps::new_epoch();
+    0
+}
+
 /// `sched_process_fork`: (parent, child).
 #[raw_tracepoint]
 pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {

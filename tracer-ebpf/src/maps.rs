@@ -4,6 +4,7 @@
 //! tracepoint would recurse, and memory must be bounded and known when kleak starts.
 
 use aya_ebpf::{
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::map,
     maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
 };
@@ -84,7 +85,7 @@ static SIZES: [u8; SIZE_SLOTS] = [0; SIZE_SLOTS];
 
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
-static mut CONTROL: Control = Control { active: 0, misaligned: 0 };
+static mut CONTROL: Control = Control { active: 0, misaligned: 0, epoch: 0 };
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -144,6 +145,22 @@ pub(crate) fn misaligned() -> bool {
 pub(crate) fn set_misaligned() {
     // SAFETY: an aligned u32, only ever set to 1 here.
     unsafe { core::ptr::write_volatile(&raw mut CONTROL.misaligned, 1) }
+}
+
+/// Which tasks are which: see [`Control::epoch`].
+#[inline(always)]
+pub(crate) fn epoch() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const CONTROL.epoch) }
+}
+
+/// A task has begun, ended or moved.
+#[inline(always)]
+pub(crate) fn new_epoch() {
+    // SAFETY: helpers without arguments.
+    let (time, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    // SAFETY: as above; every writer writes another value.
+    unsafe { core::ptr::write_volatile(&raw mut CONTROL.epoch, time << 8 | u64::from(cpu) & 0xff) }
 }
 
 /// This CPU's state. The lookup of entry 0 of an array of one cannot fail, but the verifier wants

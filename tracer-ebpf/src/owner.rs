@@ -6,11 +6,11 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated},
     programs::RawTracePointContext,
 };
-use kleak_common::{CpuState, Offsets, ProcessKey, cgroup_source, context};
+use kleak_common::{CpuState, Offsets, ProcessKey, Tally, cgroup_source, context};
 
 use crate::{
     kernel::read,
-    maps::{FAMILY, cpu, offset, setting},
+    maps::{FAMILY, cpu, epoch, offset, setting},
 };
 
 /// `PF_KTHREAD` (`include/linux/sched.h`, 0x00200000 from 2.6.27 to 7.2).
@@ -34,15 +34,35 @@ pub(crate) fn current<const ROW: u32>(
     let row = ROW as usize;
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
-    let mut context = interrupt(ctx, task, state, row);
+    let epoch = epoch();
+    let known = state.last.task == task && state.last.epoch == epoch;
+    let stack = if known { state.last.stack } else { stack_of(task, &mut state.tally[row]) };
+    let context = interrupt(ctx, stack, state, row);
     if context != context::TASK {
         return Some(Owner { start_ns: 0, cgroup: 0, tgid: 0, context, family: 0 });
     }
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if tgid == setting!(self_tgid) {
+    if !known {
+        learn(task, epoch, stack, state, row);
+    }
+    let last = &state.last;
+    if last.tgid == setting!(self_tgid) {
         return None;
     }
+    Some(Owner {
+        start_ns: last.start_ns,
+        cgroup: last.cgroup,
+        tgid: last.tgid,
+        context: last.context,
+        family: last.family,
+    })
+}
+
+/// Reads who the current task is.
+#[inline(always)]
+fn learn(task: u64, epoch: u64, stack: u64, state: &mut CpuState, row: usize) {
     let tally = &mut state.tally[row];
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let mut context = context::TASK;
     if offset!(task_flags) != Offsets::UNKNOWN {
         match read::<u32>(task, offset!(task_flags)) {
             Ok(flags) if flags & PF_KTHREAD != 0 => context = context::KTHREAD,
@@ -66,7 +86,21 @@ pub(crate) fn current<const ROW: u32>(
     } else {
         0
     };
-    Some(Owner { start_ns, cgroup, tgid, context, family })
+    // An interrupt may look at any moment: the task's address goes first and comes last. Without
+    // BTF there is no telling when a cgroup changes, so nothing is kept.
+    let keep = if offset!(task_start) == Offsets::UNKNOWN { 0 } else { task };
+    let last = &mut state.last;
+    // SAFETY: a field of this CPU's own state; volatile, so that the order is kept.
+    unsafe { core::ptr::write_volatile(&raw mut last.task, 0) };
+    last.epoch = epoch;
+    last.stack = stack;
+    last.start_ns = start_ns;
+    last.cgroup = cgroup;
+    last.tgid = tgid;
+    last.context = context;
+    last.family = family;
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut last.task, keep) };
 }
 
 /// Start of the task's process since boot, nanoseconds.
@@ -74,6 +108,18 @@ pub(crate) fn current<const ROW: u32>(
 pub(crate) fn start_of(task: u64) -> Result<u64, i32> {
     let leader = read::<u64>(task, offset!(task_group_leader))?;
     read(leader, offset!(task_start))
+}
+
+/// Base of the task's kernel stack; 0 when unknown.
+#[inline(always)]
+fn stack_of(task: u64, tally: &mut Tally) -> u64 {
+    if setting!(stack_size) == 0 || offset!(task_stack) == Offsets::UNKNOWN {
+        return 0;
+    }
+    read(task, offset!(task_stack)).unwrap_or_else(|_| {
+        tally.failed_reads += 1;
+        0
+    })
 }
 
 #[inline(always)]
@@ -100,7 +146,7 @@ fn cgroup_of(task: u64) -> Result<u64, i32> {
 /// tracepoints around handlers tell which, and catch what stays on the task's stack: ksoftirqd,
 /// and an interrupt that came from user mode.
 #[inline(always)]
-fn interrupt(ctx: &RawTracePointContext, task: u64, state: &mut CpuState, row: usize) -> u8 {
+fn interrupt(ctx: &RawTracePointContext, stack: u64, state: &mut CpuState, row: usize) -> u8 {
     if state.hardirq != 0 {
         return context::HARDIRQ;
     }
@@ -108,13 +154,9 @@ fn interrupt(ctx: &RawTracePointContext, task: u64, state: &mut CpuState, row: u
         return context::SOFTIRQ;
     }
     let size = setting!(stack_size);
-    if size == 0 || offset!(task_stack) == Offsets::UNKNOWN {
+    if size == 0 || stack == 0 {
         return context::TASK;
     }
-    let Ok(base) = read::<u64>(task, offset!(task_stack)) else {
-        state.tally[row].failed_reads += 1;
-        return context::TASK;
-    };
     // Through memory, because the verifier lets nobody calculate with a context's address.
     let slot = &raw mut state.stack_pointer[row];
     // SAFETY: the slot is this program's on this CPU.
@@ -122,7 +164,7 @@ fn interrupt(ctx: &RawTracePointContext, task: u64, state: &mut CpuState, row: u
         core::ptr::write_volatile(slot, ctx.as_ptr() as u64);
         core::ptr::read_volatile(slot)
     };
-    if pointer.wrapping_sub(base) < size { context::TASK } else { context::HARDIRQ }
+    if pointer.wrapping_sub(stack) < size { context::TASK } else { context::HARDIRQ }
 }
 
 /// A softirq begins or ends on this CPU. They do not nest.

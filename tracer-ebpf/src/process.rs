@@ -9,7 +9,7 @@ use kleak_common::{COMM_LEN, Offsets, Process, ProcessKey, Tally, row};
 use crate::{
     kernel::read,
     ledger::EEXIST,
-    maps::{FAMILY, PROCESSES, cpu, offset, setting},
+    maps::{FAMILY, PROCESSES, cpu, new_epoch, offset, setting},
     owner::start_of,
 };
 
@@ -48,6 +48,7 @@ pub(crate) fn renamed() {
 /// A thread of the current process exits; when it is the last, so does the process.
 #[inline(always)]
 pub(crate) fn exited() {
+    new_epoch();
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
     // `do_exit()` decrements `signal->live` before the tracepoint (kernel/exit.c, 5.10 to 7.2).
@@ -89,6 +90,15 @@ fn update(exited: bool) {
 /// The current process forks. Children of kleak are the command; theirs are its descendants.
 #[inline(always)]
 pub(crate) fn forked(child: u64) {
+    follow(child);
+    new_epoch();
+}
+
+#[inline(always)]
+fn follow(child: u64) {
+    if setting!(follow_family) == 0 {
+        return;
+    }
     let Some(state) = cpu() else { return };
     let tally = &mut state.tally[row::LIFE as usize];
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

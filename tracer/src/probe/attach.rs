@@ -27,16 +27,17 @@ const FREES: [(&str, &str); 4] = [
 ];
 /// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
 /// we attach is never seen to begin without its end.
-const LIFE: [&str; 6] = [
+const LIFE: [&str; 7] = [
     "softirq_exit",
     "irq_handler_exit",
     "softirq_entry",
     "irq_handler_entry",
+    "sched_process_fork",
     "sched_process_exec",
     "sched_process_exit",
 ];
 /// Cgroups: need BTF.
-const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release"];
+const CGROUPS: [&str; 4] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release", "cgroup_attach_task"];
 
 /// `(program, event)` of the allocations that the configuration asks for.
 fn allocations(
@@ -66,13 +67,10 @@ pub(super) fn is_second(program: &str) -> bool {
     program.ends_with("_second")
 }
 
-fn life(follow_family: bool, layout: &Layout) -> Vec<&'static str> {
+fn life(layout: &Layout) -> Vec<&'static str> {
     let mut list = LIFE.to_vec();
     if layout.btf {
         list.extend(CGROUPS);
-        if follow_family {
-            list.push("sched_process_fork");
-        }
     }
     list
 }
@@ -88,7 +86,7 @@ pub(super) fn load_programs(
         .map(|(program, _)| program)
         .collect();
     names.extend(FREES.map(|(program, _)| program));
-    names.extend(life(config.follow_family, layout));
+    names.extend(life(layout));
     names.sort_unstable();
     names.dedup();
     for name in names {
@@ -135,7 +133,7 @@ impl Probe {
     ///
     /// Errors: the kernel refused a program.
     pub fn attach(&mut self, config: &Config) -> Result<(), Error> {
-        for event in life(self.follow_family, &self.layout) {
+        for event in life(&self.layout) {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
         for (program, event) in FREES {
@@ -157,7 +155,7 @@ impl Probe {
             Array::try_from(map).map_err(|error| failed(error.to_string()))?;
         self.start_ns = super::read::now_ns();
         control
-            .set(0, Control { active: 1, misaligned: 0 }, 0)
+            .set(0, Control { active: 1, ..Control::default() }, 0)
             .map_err(|error| failed(error.to_string()))
     }
 
