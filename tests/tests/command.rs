@@ -11,17 +11,18 @@ use kleak_tests::harness::{
 };
 use tempfile::TempDir;
 
-/// A run of the workload as kleak's command.
+/// A run of the workload as kleak's command. Fields are dropped in order: the record is read for
+/// what to clean up before its directory goes.
 struct Case {
-    directory: TempDir,
     record: Record,
+    directory: TempDir,
 }
 
 impl Case {
     fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let record = Record::at(directory.path().join("record"));
-        Ok(Self { directory, record })
+        Ok(Self { record, directory })
     }
 
     fn report_path(&self) -> PathBuf {

@@ -5,51 +5,55 @@ use std::fs;
 
 use anyhow::Result;
 use kleak_tests::harness::{
-    PATIENCE, Tracer, Workload, class_512_of_messages, loaded_by, require_live, wait_for,
+    PATIENCE, Report, Tracer, Workload, as_counts, class_512_of_messages, loaded_by, require_live,
+    wait_for,
 };
 use nix::sys::signal::Signal;
 
-#[test]
-fn a_full_map_counts_what_it_cannot_hold() -> Result<()> {
-    let Some(_live) = require_live()? else {
-        return Ok(());
-    };
+/// Sends 5,000 messages under `--max-objects 1000`.
+fn fill_the_map(filtered: bool) -> Result<()> {
+    let Some(_live) = require_live()? else { return Ok(()) };
     let cache = class_512_of_messages()?;
     let mut workload = Workload::start(&["msg", "--count", "5000"])?;
     let pid = workload.pid().to_string();
-    let tracer = Tracer::json(&["--max-objects", "1000", "--pid", &pid])?;
+    let mut options = vec!["--max-objects", "1000"];
+    if filtered {
+        options.extend(["--pid", &pid]);
+    }
+    let tracer = Tracer::json(&options)?;
     assert_eq!(workload.go("count")?, 5000);
     let report = tracer.report()?;
 
-    assert_eq!(report.outstanding()?, 1000, "tracked");
-    assert_eq!(report.number("/loss/untracked_objects")?, 4000);
+    // The map is the whole machine's: a few objects of others may be in it, or have found no room.
+    assert!(report.outstanding()? <= 1000, "tracked: {:#}", report.0);
     let counts = report.counts(workload.pid(), cache)?;
-    assert_eq!((counts.outstanding, counts.freed), (1000, 0), "nothing was freed: {counts:?}");
+    assert_eq!((counts.allocated, counts.freed), (5000, 0), "nothing was freed: {:#}", report.0);
+    assert!((800..=1000).contains(&counts.outstanding), "{counts:?}");
+    let untracked = report.number("/loss/untracked_objects")?;
+    let its_own = counts.allocated - counts.outstanding;
+    assert!((its_own..its_own + 500).contains(&untracked), "{counts:?}, {untracked} untracked");
     assert_ne!(report.word("/verdict/confidence")?, "high");
+    if !filtered {
+        let rows = report.owners()?.iter().map(as_counts).collect::<Result<Vec<_>>>()?;
+        let unknown = rows.iter().map(|row| row.allocated - row.freed - row.outstanding);
+        assert_eq!(unknown.sum::<u64>(), untracked, "neither freed nor held: {:#}", report.0);
+    }
     Ok(())
 }
 
 #[test]
-fn a_full_map_is_no_crash_with_the_whole_machine_watched() -> Result<()> {
-    let Some(_live) = require_live()? else {
-        return Ok(());
-    };
-    let mut workload = Workload::start(&["msg", "--count", "5000"])?;
-    let tracer = Tracer::json(&["--max-objects", "1000"])?;
-    assert_eq!(workload.go("count")?, 5000);
-    let report = tracer.report()?;
+fn a_full_map_counts_what_it_cannot_hold() -> Result<()> {
+    fill_the_map(true)
+}
 
-    assert!(report.outstanding()? <= 1000, "{:#}", report.0["owners"]);
-    assert!(report.number("/loss/untracked_objects")? >= 4000, "{:#}", report.0["loss"]);
-    assert_ne!(report.word("/verdict/confidence")?, "high");
-    Ok(())
+#[test]
+fn a_full_map_counts_what_it_cannot_hold_of_the_whole_machine() -> Result<()> {
+    fill_the_map(false)
 }
 
 #[test]
 fn a_map_that_was_full_empties_again() -> Result<()> {
-    let Some(_live) = require_live()? else {
-        return Ok(());
-    };
+    let Some(_live) = require_live()? else { return Ok(()) };
     let cache = class_512_of_messages()?;
     let mut workload = Workload::start(&["msg", "--count", "5000"])?;
     let pid = workload.pid().to_string();
@@ -61,7 +65,7 @@ fn a_map_that_was_full_empties_again() -> Result<()> {
     let report = tracer.report()?;
 
     assert_eq!(report.counts(workload.pid(), cache)?.outstanding, 300);
-    assert_eq!(report.number("/loss/untracked_objects")?, 4000);
+    assert!(report.number("/loss/untracked_objects")? >= 4000, "{:#}", report.0["loss"]);
     Ok(())
 }
 
@@ -118,7 +122,7 @@ fn ctrl_c_and_term_print_the_report() -> Result<()> {
         assert_eq!(workload.go("count")?, 700);
         tracer.signal(signal)?;
         let finished = tracer.finish()?.expect(0, &[])?;
-        let report = kleak_tests::harness::Report::parse(&finished)?;
+        let report = Report::parse(&finished)?;
         assert_eq!(report.counts(workload.pid(), cache)?.outstanding, 700, "after {signal}");
     }
     Ok(())
@@ -142,13 +146,13 @@ fn thresholds_that_hold_are_named_and_exit_4() -> Result<()> {
         return Ok(());
     };
     let cases = [
-        ("objects>1000", "5000", 4),
-        ("objects>1000000", "5000", 0),
-        ("growth>1MiB", "5000", 4),
-        ("growth>1GiB", "5000", 0),
-        ("growth>1MiB/min", "5000", 4),
-        ("owner.share>0.5", "5000", 4),
-        ("untracked>0", "5000", 0),
+        ("objects>1000", "100000", 4),
+        ("objects>1000000", "100000", 0),
+        ("growth>1MiB", "100000", 4),
+        ("growth>1GiB", "100000", 0),
+        ("growth>1MiB/min", "100000", 4),
+        ("owner.share>0.5", "100000", 4),
+        ("untracked>0", "100000", 0),
         ("untracked>0", "500", 4),
     ];
     for (threshold, room, code) in cases {
@@ -159,7 +163,7 @@ fn thresholds_that_hold_are_named_and_exit_4() -> Result<()> {
         // The report is printed all the same.
         let said: &[&str] = if code == 4 { &[threshold] } else { &[] };
         let finished = tracer.interrupt()?.expect(code, said)?;
-        let report = kleak_tests::harness::Report::parse(&finished)?;
+        let report = Report::parse(&finished)?;
         assert!(report.outstanding()? > 0, "{finished}");
     }
     Ok(())

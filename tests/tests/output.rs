@@ -150,6 +150,9 @@ fn hostile_names_leave_json_and_folded_well_formed() -> Result<()> {
     let comm = row["owner"]["comm"].as_str().context("comm")?;
     // A parser gets the name as it is, lossily decoded; the document itself holds no control.
     assert_eq!(comm, "e;\n\u{1b}[31m\"\u{fffd}\u{fffd}z");
+    // A sentence to be printed is another matter.
+    let summary = report.word("/verdict/summary")?;
+    assert!(!summary.contains(char::is_control), "{summary:?}");
 
     let text = fs::read_to_string(&folded).context("the folded stacks")?;
     let suffix = format!("-{}", workload.pid());

@@ -20,7 +20,7 @@ pub use cgroup::Cgroup;
 pub use kleak::{Finished, binary, run, run_command};
 pub use report::{Counts, Report};
 pub use report::{as_counts, holds_frame};
-pub use slabs::{class_512_of_filters, class_512_of_messages};
+pub use slabs::{class_512_of_filters, class_512_of_messages, in_use, settle};
 pub use tracer::Tracer;
 pub use workload::{Record, Workload, workload_binary};
 
@@ -38,6 +38,24 @@ pub struct Live {
 /// `CI` set, being unable is a failure.
 pub fn require_live() -> Result<Option<Live>> {
     static UNABLE: OnceLock<Option<String>> = OnceLock::new();
+    let Some(live) = require_root()? else {
+        return Ok(None);
+    };
+    let unable = if let Some(unable) = UNABLE.get() {
+        unable
+    } else {
+        let unable = why_not_live()?;
+        UNABLE.get_or_init(|| unable)
+    };
+    Ok(able(unable.as_ref())?.then_some(live))
+}
+
+/// As [`require_live`], for tests that do without kleak.
+pub fn require_root() -> Result<Option<Live>> {
+    let root = nix::unistd::geteuid().is_root();
+    if !able((!root).then(|| "it takes root".to_owned()).as_ref())? {
+        return Ok(None);
+    }
     let path = std::env::temp_dir().join("kleak-live-tests.lock");
     let lock = File::options()
         .create(true)
@@ -45,13 +63,7 @@ pub fn require_live() -> Result<Option<Live>> {
         .open(&path)
         .with_context(|| path.display().to_string())?;
     lock.lock().with_context(|| format!("locking {}", path.display()))?;
-    let unable = if let Some(unable) = UNABLE.get() {
-        unable
-    } else {
-        let unable = why_not_live()?;
-        UNABLE.get_or_init(|| unable)
-    };
-    able(unable.as_ref()).map(|able| able.then_some(Live { _lock: lock }))
+    Ok(Some(Live { _lock: lock }))
 }
 
 /// The kleak binary for tests that attach nothing, or `None` as [`require_live`] does.
@@ -72,9 +84,6 @@ fn able(unable: Option<&String>) -> Result<bool> {
 /// Why tests that trace cannot run here. A kleak that fails in any other way than by saying that
 /// it cannot is no reason to skip.
 fn why_not_live() -> Result<Option<String>> {
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(Some("it takes root".to_owned()));
-    }
     if let Err(error) = binary() {
         return Ok(Some(format!("{error:#}")));
     }

@@ -1,6 +1,7 @@
 //! Which cache serves what, on the kernel that runs.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +14,30 @@ pub fn class_512_of_messages() -> Result<&'static str> {
 /// Cache of the text of a socket filter of 50 instructions: memory charged to nobody.
 pub fn class_512_of_filters() -> Result<&'static str> {
     first_of(&["kmalloc-512"])
+}
+
+/// Objects of a cache in use, by the kernel's books.
+pub fn in_use(cache: &str) -> Result<u64> {
+    let list = fs::read_to_string("/proc/slabinfo").context("/proc/slabinfo")?;
+    let row = list.lines().find(|line| line.split_whitespace().next() == Some(cache));
+    let objects = row.and_then(|row| row.split_whitespace().nth(1));
+    objects.with_context(|| format!("no {cache} in /proc/slabinfo"))?.parse().context("its count")
+}
+
+/// Waits until what earlier tests left behind is freed: sockets and their filters go in the
+/// background, long after the process that had them. Gives up on a machine that never rests.
+pub fn settle(cache: &str) -> Result<()> {
+    let mut last = in_use(cache)?;
+    for _ in 0..20 {
+        // Nothing to wait for: the question is whether nothing happens.
+        std::thread::sleep(Duration::from_millis(500));
+        let now = in_use(cache)?;
+        if now.abs_diff(last) < 64 {
+            break;
+        }
+        last = now;
+    }
+    Ok(())
 }
 
 fn first_of(names: &[&'static str]) -> Result<&'static str> {
