@@ -1,8 +1,12 @@
 //! The command line. Values are checked here, so that what comes out of it makes sense.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobMatcher};
 
 use crate::{analyse, probe, report::fail_on::Condition};
@@ -22,6 +26,36 @@ pub struct Cli {
 pub enum Command {
     /// Watch a window and report who owns what was allocated in it and not freed
     Trace(Box<TraceArgs>),
+    /// Print completions for a shell, to be sourced by it
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff): kleak man | man -l -
+    Man,
+}
+
+/// Writes completions for `shell`.
+///
+/// Errors: `out` cannot be written.
+pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> io::Result<()> {
+    // The generator takes errors for bugs, so it writes to memory first.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kleak", &mut text);
+    out.write_all(&text)
+}
+
+/// Writes the manual page, that of each command after that of kleak itself.
+///
+/// Errors: `out` cannot be written.
+pub fn manual(out: &mut impl Write) -> io::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for subcommand in command.get_subcommands() {
+        clap_mangen::Man::new(subcommand.clone()).render(out)?;
+    }
+    Ok(())
 }
 
 /// Options of `kleak trace`.
@@ -275,12 +309,25 @@ fn parse_count(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::{Cli, Command, parse_count, parse_duration, parse_glob, parse_size};
-    use clap::{CommandFactory as _, Parser as _};
+    use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
     use std::time::Duration;
 
     #[test]
     fn clap_finds_no_fault_with_the_definitions() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn completions_and_manual_know_the_options() {
+        for shell in clap_complete::Shell::value_variants() {
+            let mut text = Vec::new();
+            super::completions(*shell, &mut text).unwrap();
+            assert!(String::from_utf8(text).unwrap().contains("max-objects"), "{shell}");
+        }
+        let mut page = Vec::new();
+        super::manual(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        assert!(page.contains(r"\-\-max\-objects") && page.contains("kleak\\-trace"), "{page}");
     }
 
     #[test]
@@ -330,7 +377,7 @@ mod tests {
     #[test]
     fn a_command_takes_the_rest_of_the_line() {
         let cli = Cli::try_parse_from(["kleak", "trace", "--size", "512,1k", "--", "ls", "-l"]);
-        let Command::Trace(args) = cli.unwrap().command;
+        let Command::Trace(args) = cli.unwrap().command else { panic!("another command") };
         assert_eq!(args.size, [512, 1024]);
         assert_eq!(args.command, ["ls", "-l"]);
     }

@@ -4,7 +4,8 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use kleak::{
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
+    export::output,
     report::sanitize,
     trace::{self, Failure, Outcome},
 };
@@ -19,14 +20,19 @@ const CANNOT: u8 = 3;
 const HELD: u8 = 4;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args = match Cli::parse().command {
+        Command::Trace(args) => args,
+        Command::Completions { shell } => {
+            return printed(cli::completions(shell, &mut std::io::stdout()));
+        }
+        Command::Man => return printed(cli::manual(&mut std::io::stdout())),
+    };
     let filter = tracing_subscriber::EnvFilter::from_env("KLEAK_LOG");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &format!("starting the event loop: {error}")),
     };
-    let Command::Trace(args) = cli.command;
     match runtime.block_on(trace::run(&args)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ConditionHeld) => ExitCode::from(HELD),
@@ -37,6 +43,14 @@ fn main() -> ExitCode {
         Err(Failure::Usage(why)) => fail(USAGE, &why),
         Err(Failure::Cannot(why)) => fail(CANNOT, &why),
         Err(Failure::Failed(why)) => fail(FAILED, &why),
+    }
+}
+
+/// A reader that has gone had what it wanted.
+fn printed(result: std::io::Result<()>) -> ExitCode {
+    match output::broken_pipe_is_success(result) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, &format!("writing to standard output: {error}")),
     }
 }
 
