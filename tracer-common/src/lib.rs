@@ -7,6 +7,8 @@
 
 mod record;
 mod settings;
+mod state;
 
 pub use record::*;
 pub use settings::*;
+pub use state::*;

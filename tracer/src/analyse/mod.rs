@@ -4,6 +4,7 @@
 //! by owner (`group`), tells growth from churn and warm-up (`growth`), asks the slab allocator
 //! whether the counts are right (`reconcile`), and says what follows (`verdict`, `sentence`).
 
+mod confidence;
 mod facts;
 mod group;
 mod growth;

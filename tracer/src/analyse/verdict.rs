@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use super::confidence::{Doubt, loss_doubts, slab_doubt, window_doubt};
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::group::{self, Key, Level, Merged, Share};
 use super::growth::{self, Growth, Pattern, ratio};
 use super::reconcile::{Agreement, Check};
 use super::{By, Evidence, sentence};
-use crate::report::{Confidence, Owner, Verdict};
+use crate::report::{Confidence, Verdict};
 
-/// Windows from here on are long enough to be sure.
-const SURE_WINDOW_S: f64 = 10.0;
 /// Counts over time that a sure verdict needs.
 const SURE_POINTS: usize = 3;
 /// Share of the growth that makes an owner the owner.
 const SURE_SHARE: f64 = 0.5;
-/// Losses below this part of the residue are negligible.
-const NEGLIGIBLE: f64 = 0.05;
-/// Losses from this part of the residue on could change the answer.
-const GRAVE: f64 = 0.2;
 /// Owners that growth has to be spread over before it is called spread.
 const MANY_OWNERS: usize = 3;
 
@@ -76,9 +71,6 @@ pub(super) fn judge(case: &Case<'_>) -> Judgement {
     let notes = reasons.into_iter().skip(2).map(|reason| sentence::capitalise(&reason)).collect();
     Judgement { verdict, notes }
 }
-
-/// A reason why an answer could be wrong, and how much it weighs.
-type Doubt = (Confidence, String);
 
 /// A verdict whose confidence and summary are not final.
 struct Finding {
@@ -424,20 +416,6 @@ fn residue(
     }
 }
 
-/// Why fewer objects are there than look outstanding.
-fn why_refuted(case: &Case<'_>, cache: &str) -> &'static str {
-    let older = case.evidence.loss.frees_of_older_objects;
-    let excess = case
-        .checks
-        .get(cache)
-        .map_or(0, |check| i128::from(check.held) - i128::from(check.growth.unwrap_or(0)));
-    if older.is_some_and(|older| i128::from(older) * 2 >= excess) {
-        "as many older objects were freed, so this may be turnover"
-    } else {
-        "frees were missed, as RCU and bulk frees are"
-    }
-}
-
 /// Nothing is outstanding.
 fn nothing(case: &Case<'_>) -> Finding {
     let allocated =
@@ -490,96 +468,16 @@ fn nothing(case: &Case<'_>) -> Finding {
     }
 }
 
-fn window_doubt(case: &Case<'_>) -> Option<Doubt> {
-    // Timers are late, never early; half a second of slack is for clocks that are not ours.
-    (case.timeline.length_s < SURE_WINDOW_S - 0.5).then(|| {
-        let window = sentence::seconds(case.timeline.length_s);
-        (Confidence::Medium, format!("a window of {window} is short"))
-    })
-}
-
-/// What slabinfo has against it.
-fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
-    let check = case.checks.get(cache)?;
-    match check.agreement {
-        Agreement::Agrees => None,
-        Agreement::TooSmall => growing
-            .then(|| (Confidence::Medium, "too few objects for slabinfo to confirm it".to_owned())),
-        Agreement::Unknown => {
-            let readable =
-                !case.evidence.slab_before.is_empty() && !case.evidence.slab_after.is_empty();
-            let text = if readable {
-                format!("slabinfo has no count of {cache} to compare with")
-            } else {
-                "slabinfo could not be read to compare with".to_owned()
-            };
-            Some((Confidence::Medium, text))
-        }
-        Agreement::Short => {
-            let explained = check.explained.unwrap_or(0.0);
-            let level = if explained < 0.5 { Confidence::Low } else { Confidence::Medium };
-            let percent = sentence::percent(explained);
-            Some((level, format!("it explains only {percent} of the cache's growth by slabinfo")))
-        }
-        Agreement::Over => {
-            Some((Confidence::Medium, "slabinfo shows less growth than was traced".to_owned()))
-        }
-        Agreement::Refuted { .. } => Some((
-            Confidence::Low,
-            format!("slabinfo shows less than half of it: {}", why_refuted(case, cache)),
-        )),
+/// Why fewer objects are there than look outstanding.
+pub(super) fn why_refuted(case: &Case<'_>, cache: &str) -> &'static str {
+    let older = case.evidence.loss.frees_of_older_objects;
+    let excess = case
+        .checks
+        .get(cache)
+        .map_or(0, |check| i128::from(check.held) - i128::from(check.growth.unwrap_or(0)));
+    if older.is_some_and(|older| i128::from(older) * 2 >= excess) {
+        "as many older objects were freed, so this may be turnover"
+    } else {
+        "frees were missed, as RCU and bulk frees are"
     }
-}
-
-/// What losses have against it.
-fn loss_doubts(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged>) -> Vec<Doubt> {
-    let loss = &case.evidence.loss;
-    let objects = |merged: &Merged| -> u64 {
-        merged.caches.values().fold(0, |sum, share| sum.saturating_add(share.series.objects))
-    };
-    let all = owners.values().fold(0_u64, |sum, merged| sum.saturating_add(objects(merged)));
-    // A handful of events lost matters little to who holds nothing.
-    let base = match &verdict.owner {
-        Some(owner) if verdict.growing => {
-            let own = owners.values().filter(|merged| same(&merged.owner, owner)).map(objects);
-            own.max().filter(|own| *own > 0).unwrap_or(all)
-        }
-        _ => all.max(100),
-    };
-    let part = |lost: u64| lost as f64 / base.max(1) as f64;
-    let mut doubts = Vec::new();
-    if loss.untracked_objects > 0 {
-        let level = if part(loss.untracked_objects) >= GRAVE {
-            Confidence::Low
-        } else {
-            Confidence::Medium
-        };
-        let lost = sentence::objects(loss.untracked_objects);
-        let verb = if loss.untracked_objects == 1 { "was" } else { "were" };
-        doubts.push((level, format!("{lost} {verb} not tracked")));
-    }
-    let missed = loss
-        .failed_updates
-        .saturating_add(loss.missed_events.unwrap_or(0))
-        .saturating_add(loss.missed_frees_detected);
-    if part(missed) >= NEGLIGIBLE {
-        let level = if part(missed) >= GRAVE { Confidence::Low } else { Confidence::Medium };
-        doubts.push((level, format!("{} events were missed", sentence::count(missed))));
-    }
-    let unknown = case
-        .shown
-        .iter()
-        .filter(|site| site.owner.kind == UNKNOWN)
-        .fold(0_u64, |sum, site| sum.saturating_add(site.series.objects));
-    let blamed = verdict.owner.as_ref().is_some_and(|owner| owner.kind == UNKNOWN);
-    let share = ratio(unknown as f64, all as f64);
-    if share >= NEGLIGIBLE && !blamed {
-        let text = format!("{} of what is left has no known owner", sentence::percent(share));
-        doubts.push((Confidence::Medium, text));
-    }
-    doubts
-}
-
-fn same(a: &Owner, b: &Owner) -> bool {
-    a.kind == b.kind && a.pid == b.pid && a.comm == b.comm && a.cgroup == b.cgroup
 }

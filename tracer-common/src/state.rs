@@ -1,0 +1,79 @@
+//! What the programs keep between events, a CPU each, and what both sides change while running.
+
+use crate::{Tally, cgroup_event, row};
+
+/// The task that allocated last on a CPU, so that its owner is not read from kernel memory for every
+/// object.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastTask {
+    /// Address of its `task_struct`; 0 while the rest is being written.
+    pub task: u64,
+    /// [`Control::epoch`] when it was read: it says who the task is only while that stays.
+    pub epoch: u64,
+    /// Base of its kernel stack; 0 when unknown.
+    pub stack: u64,
+    /// As [`Site::start_ns`].
+    pub start_ns: u64,
+    /// As [`Site::cgroup`].
+    pub cgroup: u64,
+    /// As [`Site::tgid`].
+    pub tgid: u32,
+    /// As [`Site::context`].
+    pub context: u8,
+    /// As [`Site::family`].
+    pub family: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
+}
+
+/// What one CPU keeps: one map lookup reaches all of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// A softirq is running.
+    pub softirq: u32,
+    /// A hardware interrupt's handler is running.
+    pub hardirq: u32,
+    /// Where a program writes the address of its context, to read it back as a number: it lies on
+    /// the kernel stack in use. One a program, as a program never interrupts itself.
+    pub stack_pointer: [u64; ROWS],
+    /// The task that allocated last.
+    pub last: LastTask,
+    /// Address in the event that the first program of a pair was offered last, by its row;
+    /// [`NOT_OFFERED`] once the second has seen it too.
+    pub offered: [u64; row::SECOND as usize],
+    /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
+    pub cgroup_events: [u64; cgroup_event::COUNT as usize],
+    /// Counters, one row a program ([`crate::row`]).
+    pub tally: [Tally; ROWS],
+}
+
+/// How many programs keep counters of their own.
+pub const ROWS: usize = row::COUNT as usize;
+
+/// No address of an object: see [`CpuState::offered`].
+pub const NOT_OFFERED: u64 = u64::MAX;
+
+/// The only state that both sides change after loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// 1 while allocations are counted.
+    pub active: u32,
+    /// Set once an object of a followed class was seen at an address that the alignment of its
+    /// class rules out: from then on no free is rejected by its address.
+    pub misaligned: u32,
+    /// Changes whenever a task begins, ends, or moves to another cgroup, on any CPU: a
+    /// `task_struct` at the same address is then read anew. A time and a CPU, so that two CPUs that
+    /// change it at once never agree.
+    pub epoch: u64,
+}
+
+const _: () = {
+    assert!(size_of::<LastTask>() == 48);
+    assert!(
+        size_of::<CpuState>() == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 24 + ROWS * 16 * 8
+    );
+    assert!(size_of::<Control>() == 16);
+};

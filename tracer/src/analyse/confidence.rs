@@ -1,0 +1,119 @@
+//! What speaks against an answer, and how much: the window, the slab allocator's own count, losses.
+
+use std::collections::BTreeMap;
+
+use super::facts::UNKNOWN;
+use super::group::{Key, Merged};
+use super::growth::ratio;
+use super::reconcile::Agreement;
+use super::sentence;
+use super::verdict::{Case, why_refuted};
+use crate::report::{Confidence, Owner, Verdict};
+
+/// Windows from here on are long enough to be sure.
+const SURE_WINDOW_S: f64 = 10.0;
+/// Losses below this part of the residue are negligible.
+const NEGLIGIBLE: f64 = 0.05;
+/// Losses from this part of the residue on could change the answer.
+const GRAVE: f64 = 0.2;
+
+/// A reason why an answer could be wrong, and how much it weighs.
+pub(super) type Doubt = (Confidence, String);
+
+pub(super) fn window_doubt(case: &Case<'_>) -> Option<Doubt> {
+    // Timers are late, never early; half a second of slack is for clocks that are not ours.
+    (case.timeline.length_s < SURE_WINDOW_S - 0.5).then(|| {
+        let window = sentence::seconds(case.timeline.length_s);
+        (Confidence::Medium, format!("a window of {window} is short"))
+    })
+}
+
+/// What slabinfo has against it.
+pub(super) fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
+    let check = case.checks.get(cache)?;
+    match check.agreement {
+        Agreement::Agrees => None,
+        Agreement::TooSmall => growing
+            .then(|| (Confidence::Medium, "too few objects for slabinfo to confirm it".to_owned())),
+        Agreement::Unknown => {
+            let readable =
+                !case.evidence.slab_before.is_empty() && !case.evidence.slab_after.is_empty();
+            let text = if readable {
+                format!("slabinfo has no count of {cache} to compare with")
+            } else {
+                "slabinfo could not be read to compare with".to_owned()
+            };
+            Some((Confidence::Medium, text))
+        }
+        Agreement::Short => {
+            let explained = check.explained.unwrap_or(0.0);
+            let level = if explained < 0.5 { Confidence::Low } else { Confidence::Medium };
+            let percent = sentence::percent(explained);
+            Some((level, format!("it explains only {percent} of the cache's growth by slabinfo")))
+        }
+        Agreement::Over => {
+            Some((Confidence::Medium, "slabinfo shows less growth than was traced".to_owned()))
+        }
+        Agreement::Refuted { .. } => Some((
+            Confidence::Low,
+            format!("slabinfo shows less than half of it: {}", why_refuted(case, cache)),
+        )),
+    }
+}
+
+/// What losses have against it.
+pub(super) fn loss_doubts(
+    case: &Case<'_>,
+    verdict: &Verdict,
+    owners: &BTreeMap<Key, Merged>,
+) -> Vec<Doubt> {
+    let loss = &case.evidence.loss;
+    let objects = |merged: &Merged| -> u64 {
+        merged.caches.values().fold(0, |sum, share| sum.saturating_add(share.series.objects))
+    };
+    let all = owners.values().fold(0_u64, |sum, merged| sum.saturating_add(objects(merged)));
+    // A handful of events lost matters little to who holds nothing.
+    let base = match &verdict.owner {
+        Some(owner) if verdict.growing => {
+            let own = owners.values().filter(|merged| same(&merged.owner, owner)).map(objects);
+            own.max().filter(|own| *own > 0).unwrap_or(all)
+        }
+        _ => all.max(100),
+    };
+    let part = |lost: u64| lost as f64 / base.max(1) as f64;
+    let mut doubts = Vec::new();
+    if loss.untracked_objects > 0 {
+        let level = if part(loss.untracked_objects) >= GRAVE {
+            Confidence::Low
+        } else {
+            Confidence::Medium
+        };
+        let lost = sentence::objects(loss.untracked_objects);
+        let verb = if loss.untracked_objects == 1 { "was" } else { "were" };
+        doubts.push((level, format!("{lost} {verb} not tracked")));
+    }
+    let missed = loss
+        .failed_updates
+        .saturating_add(loss.missed_events.unwrap_or(0))
+        .saturating_add(loss.missed_frees_detected);
+    if part(missed) >= NEGLIGIBLE {
+        let level = if part(missed) >= GRAVE { Confidence::Low } else { Confidence::Medium };
+        doubts.push((level, format!("{} events were missed", sentence::count(missed))));
+    }
+    let unknown = case
+        .shown
+        .iter()
+        .filter(|site| site.owner.kind == UNKNOWN)
+        .fold(0_u64, |sum, site| sum.saturating_add(site.series.objects));
+    let blamed = verdict.owner.as_ref().is_some_and(|owner| owner.kind == UNKNOWN);
+    let share = ratio(unknown as f64, all as f64);
+    if share >= NEGLIGIBLE && !blamed {
+        let text = format!("{} of what is left has no known owner", sentence::percent(share));
+        doubts.push((Confidence::Medium, text));
+    }
+    doubts
+}
+
+fn same(a: &Owner, b: &Owner) -> bool {
+    a.kind == b.kind && a.pid == b.pid && a.comm == b.comm && a.cgroup == b.cgroup
+}
