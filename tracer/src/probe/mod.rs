@@ -151,7 +151,7 @@ impl Probe {
             .load(OBJECT)
             .map_err(|error| refused("kleak's maps", &error))?;
         attach::load_programs(&mut ebpf, config, &layout)?;
-        let map_bytes = read::map_memory(&ebpf);
+        let map_bytes = read::map_memory(&ebpf, config.max_objects);
         let cpus = aya::util::nr_cpus().map_or(1, |count| count.max(1));
         Ok(Self {
             ebpf,

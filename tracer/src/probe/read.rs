@@ -12,7 +12,7 @@ use kleak_common::{
     SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
 };
 
-use super::{Error, MAX_SITES, Probe, sys};
+use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
 /// What happened to a cgroup.
@@ -50,9 +50,15 @@ pub(super) fn now_ns() -> u64 {
     })
 }
 
-/// Kernel memory of all maps, bytes.
-pub(super) fn map_memory(ebpf: &Ebpf) -> u64 {
-    ebpf.maps().filter_map(|(_, map)| fd(map)).filter_map(sys::map_memory).sum()
+/// Kernel memory of all maps, bytes, as the kernel says; from 5.11 to 6.3 it leaves out what each
+/// entry of a hash costs (`bpf_map_memory_footprint`), so that the map of objects is reckoned.
+pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
+    let reckoned = u64::from(max_objects) * BYTES_PER_OBJECT;
+    let of = |(name, map): (&str, &Map)| {
+        let said = fd(map).and_then(sys::map_memory).unwrap_or(0);
+        if name == "OBJECTS" { said.max(reckoned) } else { said }
+    };
+    ebpf.maps().map(of).sum()
 }
 
 /// A map's descriptor, whatever its type.
