@@ -187,6 +187,12 @@ pub(crate) fn forget<const ROW: u32>(address: u64, state: &mut CpuState) {
     }
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
+    // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
+    // bucket's even when there is nothing to remove.
+    if OBJECTS.get_ptr(&address).is_none() {
+        tally.unknown_frees += 1;
+        return;
+    }
     match OBJECTS.remove(&address) {
         Ok(()) => {}
         Err(ENOENT) => tally.unknown_frees += 1,
