@@ -285,6 +285,40 @@ fn processes_added_up_by_cgroup() -> Result<()> {
 }
 
 #[test]
+fn a_process_that_moves_owns_in_each_cgroup_what_it_allocated_there() -> Result<()> {
+    let Some(_live) = require_live()? else {
+        return Ok(());
+    };
+    let cache = class_512_of_messages()?;
+    // On one CPU, where nothing but the move itself tells that it is no longer where it was.
+    let mut workload = Workload::start(&["--cpu", "0", "msg", "--count", "1000"])?;
+    let stays = Cgroup::make(&cgroup_name("stays"))?;
+    stays.join(workload.pid())?;
+    let tracer = Tracer::json(&["--by", "cgroup"])?;
+    // Made and removed inside the window, so that only its events tell its path.
+    let passes = Cgroup::make(&cgroup_name("passes"))?;
+    let mut expected = vec![(stays.path().to_owned(), 500), (passes.path().to_owned(), 300)];
+    for (cgroup, count) in [(&stays, 200), (&passes, 300), (&stays, 300)] {
+        cgroup.join(workload.pid())?;
+        workload.order(&format!("go {count}"))?;
+        assert_eq!(workload.done("count")?, count);
+    }
+    drop(passes);
+    let report = tracer.report()?;
+
+    for (path, objects) in expected.drain(..) {
+        let rows = report.owners()?.iter();
+        let rows = rows.filter(|row| row["owner"]["cgroup"] == path && row["cache"] == cache);
+        let rows = rows.collect::<Vec<_>>();
+        assert_eq!(rows.len(), 1, "{path}: {:#?}", report.owners()?);
+        assert_eq!(as_counts(rows[0])?, staying(objects), "{path}");
+    }
+    assert!(report.number("/cgroups/created")? >= 1);
+    assert!(report.number("/cgroups/removed")? >= 1);
+    Ok(())
+}
+
+#[test]
 fn objects_added_up_by_site_and_by_cache() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
