@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobMatcher};
 
-use crate::{analyse, probe, report::fail_on::Condition};
+use crate::{analyse::By, probe, report::fail_on::Condition};
 
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
@@ -165,23 +165,6 @@ pub enum Kind {
     Cache,
 }
 
-/// Grouping of owners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    /// Process, kernel thread or interrupt
-    Process,
-    /// Memory cgroup
-    Cgroup,
-    /// Kubernetes pod
-    Pod,
-    /// Slab cache
-    Cache,
-    /// Whole kernel stack
-    Stack,
-    /// Function that called the allocator
-    Site,
-}
-
 /// When kernel stacks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stacks {
@@ -202,19 +185,6 @@ pub enum Format {
     Json,
     /// One JSON line a report
     Ndjson,
-}
-
-impl From<By> for analyse::By {
-    fn from(by: By) -> Self {
-        match by {
-            By::Process => Self::Process,
-            By::Cgroup => Self::Cgroup,
-            By::Pod => Self::Pod,
-            By::Cache => Self::Cache,
-            By::Stack => Self::Stack,
-            By::Site => Self::Site,
-        }
-    }
 }
 
 impl From<Stacks> for probe::Stacks {

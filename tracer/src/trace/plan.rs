@@ -115,7 +115,7 @@ impl Plan {
         };
         let filter = filter(args, &classes, &choice);
         let options = analyse::Options {
-            by: args.by.into(),
+            by: args.by,
             top: args.top.map(|top| top as usize),
             select: analyse::Select {
                 pid: args.pid,

@@ -65,7 +65,7 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
         page.line(Paint::Dim, &line);
     }
     if rows.iter().any(has_exited) {
-        let line = format!("{EXITED} has exited; what it left behind is still allocated");
+        let line = format!("{EXITED} has exited");
         page.line(Paint::Dim, &line);
     }
 }
