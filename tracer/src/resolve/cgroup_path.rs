@@ -252,7 +252,7 @@ mod tests {
         # nothing to say
         /                                              -  -  -  -  -  -
         /foo/bar                                       -  -  -  -  -  -
-        /process_api/9a375e4f415f2e30c3c59fd82e9f4fc0  -  -  -  -  -  -
+        /agent/9a375e4f415f2e30c3c59fd82e9f4fc0  -  -  -  -  -  -
         # systemd
         /init.scope                                    init.scope - - - - -
         /system.slice                                  - system.slice - - - -

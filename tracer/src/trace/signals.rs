@@ -1,6 +1,5 @@
 //! Signals in a window: INT and TERM end it with a report, others end it with their number.
 
-use nix::libc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
