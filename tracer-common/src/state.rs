@@ -13,15 +13,15 @@ pub struct LastTask {
     pub epoch: u64,
     /// Base of its kernel stack; 0 when unknown.
     pub stack: u64,
-    /// As [`Site::start_ns`].
+    /// As [`crate::Site::start_ns`].
     pub start_ns: u64,
-    /// As [`Site::cgroup`].
+    /// As [`crate::Site::cgroup`].
     pub cgroup: u64,
-    /// As [`Site::tgid`].
+    /// As [`crate::Site::tgid`].
     pub tgid: u32,
-    /// As [`Site::context`].
+    /// As [`crate::Site::context`].
     pub context: u8,
-    /// As [`Site::family`].
+    /// As [`crate::Site::family`].
     pub family: u8,
     /// Zero.
     pub _pad: [u8; 2],
