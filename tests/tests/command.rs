@@ -183,6 +183,23 @@ fn a_command_that_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_command_that_outlives_the_window_is_ended_after_the_report() -> Result<()> {
+    let Some(_live) = require_live()? else {
+        return Ok(());
+    };
+    let case = Case::new()?;
+    // It ignores the request to end, so that it takes kleak seconds to end it.
+    let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
+    let words = ["sh", "-c", stubborn].map(ToOwned::to_owned);
+    let finished = case.run(&["--duration", "1s"], &words)?.expect(128 + 9, &[])?;
+    let report = case.report()?.0;
+    let window = report["window_s"].as_f64().context("window_s")?;
+    assert!((1.0..3.0).contains(&window), "a window of {window} s: {finished}");
+    assert_eq!(report["command"]["signal"], 9, "{finished}");
+    Ok(())
+}
+
+#[test]
 fn a_command_that_is_not_there() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());

@@ -176,7 +176,7 @@ pub fn cache_name(size: u64, flavour: u8) -> String {
 /// - What no cache serves came from the page allocator, and is called `kmalloc-large-16k`.
 ///
 /// With `CONFIG_RANDOM_KMALLOC_CACHES` the plain name stands for all copies, since the copy is
-/// not derivable; see [`aliases_for_growth`].
+/// not derivable; the analysis adds their growth up.
 pub fn name_of(
     size: u64,
     flavour: u8,
@@ -209,28 +209,6 @@ pub fn name_of(
     } else {
         likely
     }
-}
-
-/// The slabinfo names whose growth has to be added up to compare with what was traced under
-/// `name`, that one first: a plain kmalloc cache together with its copies
-/// (`kmalloc-rnd-01-512` of `CONFIG_RANDOM_KMALLOC_CACHES`, 6.6; `kmalloc-part-01-512` where
-/// that became `CONFIG_KMALLOC_PARTITION_CACHES`).
-pub fn aliases_for_growth(name: &str, existing: &HashSet<String>) -> Vec<String> {
-    let mut names = vec![name.to_owned()];
-    if let Some(class) = plain_class(name) {
-        let mut copies: Vec<String> = existing
-            .iter()
-            .filter(|other| {
-                other.rsplit_once('-').is_some_and(|(family, size)| {
-                    is_random_copy(family) && parse_size(size) == Some(class)
-                })
-            })
-            .cloned()
-            .collect();
-        copies.sort_unstable();
-        names.append(&mut copies);
-    }
-    names
 }
 
 /// The bucket family (6.12, `CONFIG_SLAB_BUCKETS`) that a call site allocates from, when its own
@@ -489,24 +467,6 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_that_of_all_copies() {
-        let existing = names(&[
-            "kmalloc-512",
-            "kmalloc-rnd-02-512",
-            "kmalloc-rnd-01-512",
-            "kmalloc-rnd-01-1k",
-            "kmalloc-cg-512",
-            "msg_msg-512",
-        ]);
-        assert_eq!(
-            aliases_for_growth("kmalloc-512", &existing),
-            ["kmalloc-512", "kmalloc-rnd-01-512", "kmalloc-rnd-02-512"]
-        );
-        assert_eq!(aliases_for_growth("kmalloc-cg-512", &existing), ["kmalloc-cg-512"]);
-        assert_eq!(aliases_for_growth("dentry", &existing), ["dentry"]);
-    }
-
-    #[test]
     fn sysfs_stands_in_for_slabinfo() {
         let tree = tempfile::tempdir().unwrap();
         let host = Host::new(tree.path());
@@ -524,7 +484,6 @@ mod tests {
             parse_size(&name);
             size_in_name(&name);
             name_of(size, flavour, Some(&name), &existing);
-            aliases_for_growth(&name, &existing);
             Classes::from_names([name, other]).class_for(size);
         }
 

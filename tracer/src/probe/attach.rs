@@ -62,6 +62,11 @@ fn allocations(
     list
 }
 
+/// Whether a program is the first of a pair.
+pub(super) fn has_second(ebpf: &Ebpf, program: &str) -> bool {
+    ebpf.program(&format!("{program}_second")).is_some()
+}
+
 /// Whether a program is the second of a pair: what it is skipped for, the first has had.
 pub(super) fn is_second(program: &str) -> bool {
     program.ends_with("_second")

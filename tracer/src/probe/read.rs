@@ -199,7 +199,7 @@ impl Probe {
     }
 
     fn read_programs(&self, snapshot: &mut Snapshot) {
-        let (mut nanos, mut runs, mut missed, mut read) = (0, 0, 0, 0);
+        let (mut nanos, mut runs, mut by_first, mut by_others, mut read) = (0, 0, 0, 0, 0);
         for (name, program) in self.ebpf.programs() {
             let Ok(fd) = program.fd() else { continue };
             let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
@@ -208,14 +208,16 @@ impl Probe {
                 tracing::debug!(program = name, misses, "the kernel skipped a program that ran");
             }
             runs += run_count;
-            if !super::attach::is_second(name) {
-                missed += misses;
+            if super::attach::has_second(&self.ebpf, name) {
+                by_first += misses;
+            } else if !super::attach::is_second(name) {
+                by_others += misses;
             }
             read += 1;
         }
         // What the first of a pair was skipped for, the second has dealt with, unless it ran too.
-        let lost = missed.saturating_sub(snapshot.tally.rescued);
-        tracing::debug!(missed, lost, "events that programs missed");
+        let lost = by_first.saturating_sub(snapshot.tally.rescued) + by_others;
+        tracing::debug!(by_first, by_others, lost, "events that programs missed");
         snapshot.missed_events = (read > 0).then_some(lost);
         // The kernel measures only while `kernel.bpf_stats_enabled` is 1.
         snapshot.run_time = (runs > 0).then_some((nanos, runs));

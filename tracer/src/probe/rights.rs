@@ -1,14 +1,12 @@
 //! What the user may do, and what stands in the way.
 
 use super::{Error, exists};
+use crate::host::{Host, system};
 
 /// Capability numbers of `include/uapi/linux/capability.h`.
 const SYS_ADMIN: u32 = 21;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
-
-/// The initial pid namespace's inode (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Whether BPF programs may be loaded, and processes be seen.
 pub(super) fn check() -> Result<(), Error> {
@@ -16,8 +14,7 @@ pub(super) fn check() -> Result<(), Error> {
     if let Some(missing) = missing(&status) {
         return Err(Error::Privileges { missing });
     }
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok();
-    if namespace.is_some_and(|link| link.as_os_str() != INITIAL_PID_NAMESPACE) {
+    if system::in_initial_pid_namespace(&Host::default()) == Some(false) {
         return Err(Error::PidNamespace);
     }
     Ok(())
