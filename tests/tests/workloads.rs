@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use kleak_tests::harness::{
     Cgroup, PATIENCE, Workload, class_512_of_filters, class_512_of_messages, in_use, require_root,
-    wait_for,
+    settle, wait_for,
 };
 
 /// Objects by which the books may be off: slabs that a CPU holds count as in use to the last
@@ -20,6 +20,7 @@ fn messages_are_objects_of_the_512_class() -> Result<()> {
     };
     let cache = class_512_of_messages()?;
     let mut workload = Workload::start(&["msg", "--count", "10000"])?;
+    settle(cache)?;
     let before = in_use(cache)?;
     assert_eq!(workload.go("count")?, 10_000);
     assert_eq!(workload.waiting()?, 10_000);
@@ -50,6 +51,7 @@ fn the_kubelet_leaves_an_object_at_every_dial() -> Result<()> {
     };
     let cache = class_512_of_filters()?;
     let mut workload = Workload::start(&["kubelet", "--period-ms", "10"])?;
+    settle(cache)?;
     let before = in_use(cache)?;
     workload.order("go")?;
     wait_for("growth by 3,000 objects", PATIENCE, || {
@@ -91,6 +93,7 @@ fn arp_requests_make_neighbours() -> Result<()> {
     };
     let cache = class_512_of_filters()?;
     let mut workload = Workload::start(&["arp", "--count", "400"])?;
+    settle(cache)?;
     let before = in_use(cache)?;
     assert_eq!(workload.go("count")?, 400);
     let after = in_use(cache)?;

@@ -28,11 +28,14 @@ pub fn in_use(cache: &str) -> Result<u64> {
 /// background, long after the process that had them. Gives up on a machine that never rests.
 pub fn settle(cache: &str) -> Result<()> {
     let mut last = in_use(cache)?;
-    for _ in 0..20 {
+    // Frees come in batches, so that one quiet step says little.
+    let mut quiet = 0;
+    for _ in 0..30 {
         // Nothing to wait for: the question is whether nothing happens.
         std::thread::sleep(Duration::from_millis(500));
         let now = in_use(cache)?;
-        if now.abs_diff(last) < 64 {
+        quiet = if now.abs_diff(last) < 64 { quiet + 1 } else { 0 };
+        if quiet == 3 {
             break;
         }
         last = now;
