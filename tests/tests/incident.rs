@@ -4,20 +4,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kleak_tests::harness::{
-    Cgroup, PATIENCE, Report, Tracer, Workload, as_counts, class_512_of_filters, require_live,
-    settle,
+    Cgroup, PATIENCE, Report, Returned, Tracer, Workload, as_counts, class_512_of_filters,
+    require_live, settle,
 };
 
-/// Who takes part. Fields are dropped in order: processes end before their cgroup goes.
+/// Who takes part. Fields are dropped in order: processes end before their cgroup goes, and then
+/// what they held is awaited, or the next test would see it freed.
 struct Incident {
     kubelet: Workload,
     others: Vec<Workload>,
     _cgroup: Cgroup,
+    _returned: Returned,
 }
 
 impl Incident {
     fn prepare() -> Result<Self> {
-        settle(class_512_of_filters()?)?;
+        let cache = class_512_of_filters()?;
+        settle(cache)?;
+        let returned = Returned::watch(cache)?;
         let kubelet = Workload::start(&["--comm", "kubelet", "kubelet", "--dials", "64"])?;
         let cgroup = Cgroup::make("system.slice/kubelet.service")?;
         cgroup.join(kubelet.pid())?;
@@ -29,7 +33,7 @@ impl Incident {
             &["--comm", "busy-2", "churn", "--filters", "--pairs", "0", "--rest-ms", "10"],
         ];
         let others = busy.iter().map(|busy| Workload::start(busy)).collect::<Result<_>>()?;
-        Ok(Self { kubelet, others, _cgroup: cgroup })
+        Ok(Self { kubelet, others, _cgroup: cgroup, _returned: returned })
     }
 
     fn begin(&mut self) -> Result<()> {

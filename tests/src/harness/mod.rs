@@ -20,7 +20,7 @@ pub use cgroup::Cgroup;
 pub use kleak::{Finished, binary, run, run_command};
 pub use report::{Counts, Report};
 pub use report::{as_counts, holds_frame};
-pub use slabs::{class_512_of_filters, class_512_of_messages, in_use, settle};
+pub use slabs::{Returned, class_512_of_filters, class_512_of_messages, in_use, settle};
 pub use tracer::Tracer;
 pub use workload::{Record, Workload, workload_binary};
 

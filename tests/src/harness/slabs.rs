@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::{PATIENCE, output::shout, wait_for};
+
 /// Cache of a message of the 512 class.
 pub fn class_512_of_messages() -> Result<&'static str> {
     // Their own from 6.12, accounted from 5.14.
@@ -41,6 +43,35 @@ pub fn settle(cache: &str) -> Result<()> {
         last = now;
     }
     Ok(())
+}
+
+/// Holds a test's end until a cache is about as full as it was: the sockets of a process that has
+/// ended are freed by RCU callbacks and workers, seconds later on a busy machine, and the next test
+/// compares what it traced with the kernel's own count.
+#[derive(Debug)]
+pub struct Returned {
+    cache: &'static str,
+    before: u64,
+}
+
+impl Returned {
+    /// Notes how full the cache is.
+    pub fn watch(cache: &'static str) -> Result<Self> {
+        Ok(Self { cache, before: in_use(cache)? })
+    }
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        // Others on the machine may have taken some for good; a failure to read it will be told by
+        // the test that needs it.
+        let returned = wait_for("return of the cache", PATIENCE, || {
+            Ok((in_use(self.cache)? <= self.before + 256).then_some(()))
+        });
+        if let Err(error) = returned {
+            shout(&format!("{}: {error:#}", self.cache));
+        }
+    }
 }
 
 fn first_of(names: &[&'static str]) -> Result<&'static str> {
