@@ -18,7 +18,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes the cgroup `path` (without a leading `/`), and its parents as far as they are missing.
     pub fn make(path: &str) -> Result<Self> {
-        let root = hierarchy()?;
+        let root = cgroup_hierarchy()?;
         let mut cgroup = Self { path: format!("/{path}"), made: Vec::new(), root };
         let mut directory = cgroup.root.clone();
         for part in path.split('/') {
@@ -66,7 +66,7 @@ impl Drop for Cgroup {
 }
 
 /// Version 1's memory hierarchy, else version 2's.
-fn hierarchy() -> Result<PathBuf> {
+pub fn cgroup_hierarchy() -> Result<PathBuf> {
     ["/sys/fs/cgroup/memory", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
         .map(Path::new)

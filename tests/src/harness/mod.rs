@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 pub use bpf::{Loaded, loaded_by};
-pub use cgroup::Cgroup;
+pub use cgroup::{Cgroup, cgroup_hierarchy};
 pub use kleak::{Finished, binary, run, run_command};
 pub use report::{Counts, Report};
 pub use report::{as_counts, holds_frame};

@@ -10,6 +10,7 @@ mod churn;
 mod kubelet;
 mod messages;
 mod net;
+mod objects;
 mod pair;
 mod protocol;
 mod tree;
@@ -65,6 +66,8 @@ enum Work {
     /// `go`: receives ARP requests of many senders, each remembered by the kernel in an object
     /// that a softirq allocates
     Arp(ArpArgs),
+    #[command(flatten)]
+    Objects(objects::ObjectWork),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -193,6 +196,7 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Pair(args) => pair::run(&args)?,
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
+        Work::Objects(work) => objects::run(&work)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)

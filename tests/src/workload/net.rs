@@ -29,6 +29,27 @@ pub(super) fn private_network(commands: &[&str]) -> Result<()> {
     commands.iter().try_for_each(|command| ip(command))
 }
 
+/// Enters a new network namespace, in which loopback is up. Needs no program.
+pub(super) fn private_loopback() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("unshare(CLONE_NEWNET)")?;
+    // SAFETY: takes and returns integers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    ensure!(fd >= 0, "socket: {}", io::Error::last_os_error());
+    // SAFETY: `fd` is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zeroes is a valid value of that plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::try_from(*from)?;
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_MULTICAST)?;
+    // SAFETY: the pointer is to a live `ifreq`, which the kernel reads.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
+    ensure!(result == 0, "bringing loopback up: {}", io::Error::last_os_error());
+    Ok(())
+}
+
 fn ip(command: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(command.split_whitespace())
