@@ -71,13 +71,32 @@ pub fn require_binary() -> Result<bool> {
     able(binary().err().map(|error| format!("{error:#}")).as_ref())
 }
 
+/// Whether kleak follows named caches here. Loudly false where it says that it cannot.
+pub fn require_caches() -> Result<bool> {
+    let tried = run(&["trace", "--kind", "cache", "--duration", "1s", "--format", "json"])?;
+    match tried.code() {
+        Some(0) => Ok(true),
+        Some(3) => {
+            skip(tried.stderr.trim());
+            Ok(false)
+        }
+        _ => bail!("kleak trace --kind cache does not even run: {tried}"),
+    }
+}
+
+/// Says loudly that the running test cannot run on this kernel, and why.
+pub fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    output::shout(&format!("SKIPPED {test}: {why}"));
+}
+
 fn able(unable: Option<&String>) -> Result<bool> {
     let Some(why) = unable else { return Ok(true) };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     if std::env::var_os("CI").is_some() {
         bail!("{test} has to run where CI is set, and cannot: {why}");
     }
-    output::shout(&format!("SKIPPED {test}: {why}"));
+    skip(why);
     Ok(false)
 }
 

@@ -67,6 +67,37 @@ impl Report {
         self.row(pid, cache)?.map_or_else(|| Ok(Counts::default()), as_counts)
     }
 
+    /// Whether frees by RCU and in bulk were followed, and not only what tracepoints show.
+    pub fn follows_rcu(&self) -> bool {
+        let frees = self.0.pointer("/mode/frees").and_then(Value::as_str);
+        matches!(frees, Some("trampolines" | "kprobes"))
+    }
+
+    /// Of a report `--by site`: what each function whose name holds one of these left, by cache.
+    pub fn of_sites(&self, functions: &[&str]) -> Result<Vec<(String, Counts)>> {
+        let is_one = |row: &&Value| {
+            let name = row["owner"]["comm"].as_str().unwrap_or_default();
+            functions.iter().any(|function| name.contains(function))
+        };
+        self.owners()?
+            .iter()
+            .filter(is_one)
+            .map(|row| Ok((row["cache"].as_str().context("cache")?.to_owned(), as_counts(row)?)))
+            .collect()
+    }
+
+    /// Whether the verdict says that this process grows something.
+    pub fn blames(&self, pid: u32) -> bool {
+        let verdict = &self.0["verdict"];
+        verdict["growing"] == true && verdict["owner"]["pid"] == pid
+    }
+
+    /// Whether a note holds all of these words.
+    pub fn notes_say(&self, words: &[&str]) -> bool {
+        let notes = self.0["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        notes.into_iter().any(|note| words.iter().all(|word| note.contains(word)))
+    }
+
     /// Outstanding objects of all rows.
     pub fn outstanding(&self) -> Result<u64> {
         self.owners()?.iter().map(|row| Ok(as_counts(row)?.outstanding)).sum()

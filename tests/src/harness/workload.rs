@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -41,6 +42,18 @@ impl Workload {
         Self::start_as(&workload_binary()?, arguments)
     }
 
+    /// The same, or loudly nothing where this kernel lacks what the workload is about.
+    pub fn start_if_able(arguments: &[&str]) -> Result<Option<Self>> {
+        let mut workload = Self::spawn(&workload_binary()?, arguments)?;
+        let line = workload.line(PATIENCE)?;
+        if let Some(why) = line.strip_prefix("unable ") {
+            super::skip(&format!("{arguments:?}: {why}"));
+            return Ok(None);
+        }
+        workload.queues = ready(&fields_of(&line, "ready")?)?;
+        Ok(Some(workload))
+    }
+
     /// The same by another path, whose last part is the program's name.
     pub fn start_as(program: &Path, arguments: &[&str]) -> Result<Self> {
         let mut workload = Self::spawn(program, arguments)?;
@@ -65,9 +78,7 @@ impl Workload {
 
     /// Waits until it is ready.
     pub fn await_ready(&mut self) -> Result<()> {
-        let fields = self.answer("ready")?;
-        let queues = fields.get("queues").context("no queues in the answer")?;
-        self.queues = parse_ids(queues)?;
+        self.queues = ready(&self.answer("ready")?)?;
         Ok(())
     }
 
@@ -94,12 +105,23 @@ impl Workload {
 
     /// Waits for an answer that begins with this word, and returns its `name=value` fields.
     pub fn answer(&mut self, word: &str) -> Result<HashMap<String, String>> {
-        let line = self.lines.recv_timeout(PATIENCE).with_context(|| {
-            format!("no answer {word:?} from workload {} (did it end?)", self.pid())
-        })?;
-        ensure!(line.split(' ').next() == Some(word), "{word:?} was expected, not {line:?}");
-        let fields = line.split(' ').filter_map(|field| field.split_once('='));
-        Ok(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        self.answer_within(word, PATIENCE)
+    }
+
+    /// The same of one that takes longer than usual.
+    pub fn answer_within(
+        &mut self,
+        word: &str,
+        patience: Duration,
+    ) -> Result<HashMap<String, String>> {
+        let line = self.line(patience).with_context(|| format!("waiting for {word:?}"))?;
+        fields_of(&line, word)
+    }
+
+    fn line(&mut self, patience: Duration) -> Result<String> {
+        self.lines.recv_timeout(patience).with_context(|| {
+            format!("no answer within {patience:?} from workload {} (did it end?)", self.pid())
+        })
     }
 
     /// `go`, and the number its `done` gives for `field`.
@@ -182,6 +204,18 @@ impl Drop for Record {
             }
         }
     }
+}
+
+/// The `name=value` fields of an answer that has to begin with this word.
+fn fields_of(line: &str, word: &str) -> Result<HashMap<String, String>> {
+    ensure!(line.split(' ').next() == Some(word), "{word:?} was expected, not {line:?}");
+    let fields = line.split(' ').filter_map(|field| field.split_once('='));
+    Ok(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+/// The queues of a workload that is ready.
+fn ready(fields: &HashMap<String, String>) -> Result<Vec<i32>> {
+    parse_ids(fields.get("queues").context("no queues in the answer")?)
 }
 
 /// Numbers with commas between them.

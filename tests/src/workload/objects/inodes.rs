@@ -1,15 +1,14 @@
 //! What hangs on files: access control lists and other extended attributes.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::Objects;
+use super::{Objects, check};
 
 /// Where [`private_tmpfs`] is.
 pub(super) const PRIVATE: &str = "/tmp";
@@ -62,7 +61,7 @@ impl Objects for Attributes {
                 0,
             )
         };
-        ensure!(result == 0, "fsetxattr({:?}): {}", self.name, io::Error::last_os_error());
+        check(result).with_context(|| format!("fsetxattr({:?})", self.name))?;
         self.set += 1;
         Ok(())
     }
@@ -72,7 +71,7 @@ impl Objects for Attributes {
         for file in &self.files[..set] {
             // SAFETY: a name that ends in NUL is only read.
             let result = unsafe { libc::fremovexattr(file.as_raw_fd(), self.name.as_ptr()) };
-            ensure!(result == 0, "fremovexattr({:?}): {}", self.name, io::Error::last_os_error());
+            check(result).with_context(|| format!("fremovexattr({:?})", self.name))?;
         }
         Ok(set)
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Objects;
+use super::{Objects, check};
 use crate::sysv::Queues;
 
 /// Messages of one size, in queues that are removed with them.
@@ -44,8 +44,7 @@ impl Objects for Semaphores {
     fn make(&mut self) -> Result<()> {
         // SAFETY: takes and returns integers.
         let id = unsafe { libc::semget(libc::IPC_PRIVATE, 4, 0o600) };
-        ensure!(id >= 0, "semget: {}", io::Error::last_os_error());
-        self.0.push(id);
+        self.0.push(check(id).context("semget")?);
         Ok(())
     }
 
@@ -68,6 +67,5 @@ impl Drop for Semaphores {
 
 fn remove(id: libc::c_int) -> io::Result<()> {
     // SAFETY: IPC_RMID takes no fourth argument.
-    let result = unsafe { libc::semctl(id, 0, libc::IPC_RMID) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
 }

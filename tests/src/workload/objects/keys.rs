@@ -1,18 +1,18 @@
 //! Keys, which a kernel thread frees some time after nobody has them any more.
 
 use std::ffi::CString;
-use std::io;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 
-use super::Objects;
+use super::{Objects, check};
 
 /// `keyctl(2)` operation that takes a key off a keyring.
 const KEYCTL_UNLINK: libc::c_long = 9;
 /// The keyring of this process (`include/uapi/linux/keyctl.h`).
 const PROCESS_KEYRING: libc::c_long = -2;
 
-/// Keys of the type `user`, with a text.
+/// Keys of the type `user`, whose text of 200 bytes lies, after 24 of the kernel's own, in an object
+/// of the 256 class.
 pub(super) struct Keys {
     prefix: String,
     made: Vec<libc::c_long>,
@@ -30,7 +30,7 @@ impl Objects for Keys {
     fn make(&mut self) -> Result<()> {
         let name = CString::new(format!("{}-{}", self.prefix, self.number))?;
         self.number += 1;
-        let text = [b'k'; 100];
+        let text = [b'k'; 200];
         // SAFETY: strings that end in NUL, and a live buffer with its length, are only read.
         let key = unsafe {
             libc::syscall(
@@ -42,8 +42,7 @@ impl Objects for Keys {
                 PROCESS_KEYRING,
             )
         };
-        ensure!(key >= 0, "add_key: {}", io::Error::last_os_error());
-        self.made.push(key);
+        self.made.push(check(key).context("add_key")?);
         Ok(())
     }
 
@@ -53,7 +52,7 @@ impl Objects for Keys {
             // SAFETY: takes and returns integers.
             let result =
                 unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_UNLINK, key, PROCESS_KEYRING) };
-            ensure!(result == 0, "keyctl(KEYCTL_UNLINK): {}", io::Error::last_os_error());
+            check(result).context("keyctl(KEYCTL_UNLINK)")?;
         }
         Ok(made)
     }

@@ -12,6 +12,7 @@ mod timers;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
+use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -43,6 +44,8 @@ pub(super) enum ObjectWork {
     /// Multicast groups joined on the loopback of a private network: an `ip_mc_list` and an
     /// `ip_mc_socklist` each, freed by `kfree_rcu`
     Mcast(ObjectArgs),
+    /// Keys of 200 bytes: one kmalloc object of the 256 class each beside the key, freed by a worker
+    Keys(ObjectArgs),
     /// Open files: a `struct file` each
     Files(ObjectArgs),
     /// Names in /proc that nobody has looked up: threads that sleep
@@ -79,6 +82,9 @@ pub(super) fn run(work: &ObjectWork) -> Result<()> {
             super::net::private_loopback()?;
             obey(args, sockets::Groups::new(args.count)?)
         }
+        ObjectWork::Keys(args) => {
+            obey(args, keys::Keys::new(&format!("kleak-{}", std::process::id())))
+        }
         ObjectWork::Files(args) => obey(args, descriptors::Files::default()),
         ObjectWork::Threads(args) => obey(args, names::Threads::default()),
         ObjectWork::Storm(args) => storm::run(args),
@@ -86,6 +92,14 @@ pub(super) fn run(work: &ObjectWork) -> Result<()> {
 }
 
 fn obey(args: &ObjectArgs, mut objects: impl Objects) -> Result<()> {
+    if let Err(error) = objects.make() {
+        return if is_missing(&error) {
+            protocol::say(&format!("unable {error:#}"))
+        } else {
+            Err(error)
+        };
+    }
+    objects.destroy()?;
     protocol::ready(&[])?;
     loop {
         match protocol::next()? {
@@ -110,6 +124,20 @@ fn obey(args: &ObjectArgs, mut objects: impl Objects) -> Result<()> {
             }
         }
     }
+}
+
+/// Whether an error says that this kernel was built without something.
+fn is_missing(error: &anyhow::Error) -> bool {
+    let errno = error.chain().find_map(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        io.or_else(|| cause.downcast_ref::<Errno>().map(|errno| *errno as i32))
+    });
+    matches!(errno, Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOPROTOOPT))
+}
+
+/// A negative result of a C function as the error it stands for.
+fn check<T: Default + PartialOrd>(result: T) -> std::io::Result<T> {
+    if result < T::default() { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn churn(args: &ObjectArgs, objects: &mut impl Objects) -> Result<usize> {

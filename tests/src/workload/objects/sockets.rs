@@ -25,7 +25,11 @@ impl Groups {
         let sockets = (0..most.div_ceil(GROUPS_A_SOCKET))
             .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("a socket for groups"))
             .collect::<Result<_>>()?;
-        Ok(Self { sockets, joined: 0 })
+        let mut groups = Self { sockets, joined: 0 };
+        // With many groups the device gets a table of them, which stays.
+        (0..most.min(GROUPS_A_SOCKET)).try_for_each(|_| groups.make())?;
+        groups.destroy()?;
+        Ok(groups)
     }
 
     fn member(&self, number: usize) -> Result<(&UdpSocket, Ipv4Addr)> {
