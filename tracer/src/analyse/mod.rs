@@ -45,6 +45,8 @@ pub struct Evidence {
     pub owners: HashMap<u64, Owner>,
     /// Slab cache by site key.
     pub cache_names: HashMap<u64, String>,
+    /// Other names of merged slab caches, by each of their names.
+    pub aliases: HashMap<String, Vec<String>>,
     /// Kernel frames by kernel stack id, leaf first; frames of the tracing itself are gone.
     pub kernel_stacks: HashMap<i32, Vec<String>>,
     /// User frames by site key and user stack id, leaf first.
@@ -213,7 +215,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         window_s: timeline.length_s,
         filter: evidence.filter.clone(),
         verdict,
-        caches: reconcile::rows(&checks, &shown),
+        caches: reconcile::rows(evidence, &checks, &shown),
         owners,
         stacks,
         cgroups: evidence.cgroups,

@@ -100,7 +100,11 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
 
 /// Rows of the report, largest residue first: what the owners shown hold, beside how far all owners
 /// together explain what the kernel counts.
-pub(super) fn rows(checks: &BTreeMap<String, Check>, shown: &[&SiteView]) -> Vec<CacheRow> {
+pub(super) fn rows(
+    evidence: &Evidence,
+    checks: &BTreeMap<String, Check>,
+    shown: &[&SiteView],
+) -> Vec<CacheRow> {
     let mut held: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for site in shown {
         let (objects, bytes) = held.entry(&site.cache).or_default();
@@ -113,6 +117,7 @@ pub(super) fn rows(checks: &BTreeMap<String, Check>, shown: &[&SiteView]) -> Vec
             let check = checks.get(name)?;
             Some(CacheRow {
                 name: name.to_owned(),
+                aliases: evidence.aliases.get(name).cloned().unwrap_or_default(),
                 object_size_bytes: check.size,
                 outstanding_objects: objects,
                 outstanding_bytes: bytes,

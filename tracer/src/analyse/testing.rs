@@ -73,6 +73,7 @@ impl World {
             kernel_stacks: HashMap::new(),
             user_stacks: HashMap::new(),
             call_sites: HashMap::from([(0xff10, "load_msg".to_owned())]),
+            aliases: HashMap::new(),
             slab_before: HashMap::new(),
             slab_after: HashMap::new(),
             mem_available_bytes: Some(8 << 30),

@@ -153,6 +153,9 @@ pub struct Owner {
 pub struct CacheRow {
     /// As in `/proc/slabinfo`.
     pub name: String,
+    /// Other names of the same cache: the kernel merges caches of one shape, and whose objects they
+    /// are only the call sites tell. Empty where it was not merged, or cannot be told.
+    pub aliases: Vec<String>,
     /// Bytes an object occupies.
     pub object_size_bytes: u64,
     /// Allocated in the window and not freed.

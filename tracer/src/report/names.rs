@@ -43,6 +43,16 @@ pub fn text(name: Option<&String>) -> Option<String> {
     name.filter(|name| !name.is_empty()).map(|name| terminal(name).into_owned())
 }
 
+/// Names of which the first few stand for all, safe to print.
+pub fn list(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| terminal(name)).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// The functions that say what a stack is about: past the allocator, nearest first.
 pub fn path(stack: &StackRow, frames: usize) -> Vec<String> {
     let past = stack.kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);

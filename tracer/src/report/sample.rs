@@ -140,6 +140,7 @@ pub(crate) fn incident() -> Report {
         },
         caches: vec![CacheRow {
             name: "kmalloc-512".into(),
+            aliases: Vec::new(),
             object_size_bytes: 512,
             outstanding_objects: 14_671,
             outstanding_bytes: 14_671 * 512,
@@ -170,6 +171,9 @@ pub(crate) fn lossy() -> Report {
     report.caches[0].explained = Some(0.41);
     report.caches.push(CacheRow {
         name: "msg_msg-512".into(),
+        aliases: ["bsg\u{1b}[31m", "fuse_request", "nf_conn", "posix_timers_cache", "uid_cache"]
+            .map(str::to_owned)
+            .to_vec(),
         object_size_bytes: 512,
         outstanding_objects: 3,
         outstanding_bytes: 1536,

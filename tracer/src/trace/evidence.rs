@@ -99,6 +99,7 @@ impl Resolver {
             filter: plan.filter.clone(),
             history: points_of(history, &snapshot),
             owners,
+            aliases: plan.caches.aliases().clone(),
             cache_names,
             kernel_stacks,
             user_stacks,

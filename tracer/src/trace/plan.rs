@@ -18,7 +18,7 @@ use crate::{
         system,
     },
     probe::{self, CgroupSource},
-    report::{Filter, fail_on::Condition},
+    report::{Filter, fail_on::Condition, names},
 };
 
 /// Share of `MemAvailable` that the maps take by default at the most: the node is short of memory,
@@ -55,7 +55,7 @@ pub(super) struct Plan {
 /// Which slab caches are wanted by name.
 pub(super) struct CacheChoice {
     globs: Vec<GlobMatcher>,
-    /// Names merged into one cache, by each of them (`/sys/kernel/slab`).
+    /// Other names of merged caches, by each of their names (`/sys/kernel/slab`).
     aliases: HashMap<String, Vec<String>>,
     /// kmalloc classes wanted by size, whatever their caches are called; `None` when all are.
     sizes: Option<HashSet<u64>>,
@@ -67,6 +67,11 @@ impl CacheChoice {
     pub(super) fn wants(&self, name: &str) -> bool {
         let matches = |name: &str| self.globs.iter().any(|glob| glob.is_match(name));
         matches(name) || self.aliases.get(name).is_some_and(|all| all.iter().any(|n| matches(n)))
+    }
+
+    /// Other names of merged caches, by each of their names.
+    pub(super) fn aliases(&self) -> &HashMap<String, Vec<String>> {
+        &self.aliases
     }
 
     /// Whether objects of a kmalloc cache are wanted.
@@ -204,6 +209,14 @@ fn choose(
         );
     }
     let matches = |name: &str| globs.iter().any(|glob| glob.is_match(name));
+    for (name, others) in globs.iter().filter_map(|glob| aliases.get_key_value(glob.glob().glob()))
+    {
+        remarks.push(format!(
+            "the kernel keeps {name} in one cache with {}: the objects of all of them are followed, \
+             and the functions that allocate them tell them apart",
+            names::list(others)
+        ));
+    }
     let by_size: Vec<u64> = classes_of_sizes(&args.size, classes, remarks)?;
     let all: Vec<u64> = classes.sizes().chain((14..=22).map(|order| 1 << order)).collect();
     let kmalloc = args.kind.is_empty() || explicit(Kind::Kmalloc);
@@ -276,7 +289,7 @@ fn kmalloc_names(class: u64) -> Vec<String> {
     names
 }
 
-/// Names of merged caches, by each name: all are symbolic links to one directory.
+/// Other names of merged caches, by each name: all are symbolic links to one directory.
 fn aliases(host: &Host) -> HashMap<String, Vec<String>> {
     let mut by_target: HashMap<PathBuf, Vec<String>> = HashMap::new();
     for entry in std::fs::read_dir(host.sys("kernel/slab")).into_iter().flatten().flatten() {
@@ -289,7 +302,11 @@ fn aliases(host: &Host) -> HashMap<String, Vec<String>> {
     by_target
         .into_values()
         .filter(|names| names.len() > 1)
-        .flat_map(|names| names.clone().into_iter().map(move |name| (name, names.clone())))
+        .flat_map(|mut names| {
+            names.sort_unstable();
+            let others = |name: &String| names.iter().filter(|&n| n != name).cloned().collect();
+            names.iter().map(|name| (name.clone(), others(name))).collect::<Vec<_>>()
+        })
         .collect()
 }
 

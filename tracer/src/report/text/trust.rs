@@ -23,6 +23,13 @@ pub(super) fn render(report: &Report, page: &mut Page) {
         entry(page, paint, label, &text);
         label = "";
     }
+    label = "merged";
+    for cache in report.caches.iter().take(CACHES).filter(|cache| !cache.aliases.is_empty()) {
+        let (name, others) = (terminal(&cache.name), names::list(&cache.aliases));
+        let text = format!("the kernel keeps {name} in one cache with {others}");
+        entry(page, Paint::Plain, label, &text);
+        label = "";
+    }
     label = "losses";
     for text in losses(&report.loss) {
         entry(page, Paint::Warn, label, &text);
