@@ -117,7 +117,7 @@ pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -127,7 +127,7 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -137,7 +137,7 @@ pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -147,7 +147,7 @@ pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -157,7 +157,7 @@ pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state)
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
 }
@@ -167,7 +167,7 @@ pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
 }
@@ -181,7 +181,7 @@ pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
 pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
     ledger::offer::<{ row::CACHE_FREE }>(object, |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state)
+        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
     });
     0
 }
@@ -192,7 +192,7 @@ pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
 pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(object, |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state);
     });
     0
 }

@@ -151,6 +151,7 @@ impl Probe {
             .map_max_entries("PROCESSES", MAX_SITES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches || by_address, 1_024))
+            .map_max_entries("QUEUED", few(by_address, 16_384))
             .map_max_entries("OLDER", few(config.caches || by_address, 1_024))
             .map_max_entries(
                 "STACKS",

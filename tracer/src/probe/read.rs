@@ -8,12 +8,16 @@ use aya::{
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey, Queued,
     SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
 };
 
 use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
+
+/// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
+/// (`KFREE_DRAIN_JIFFIES`, `kernel/rcu/tree.c` and `mm/slab_common.c`), and a grace period passes.
+const RCU_NS: u64 = 6_000_000_000;
 
 /// What happened to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
 /// A map's descriptor, whatever its type.
 fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     let (Map::HashMap(data)
+    | Map::LruHashMap(data)
     | Map::PerCpuHashMap(data)
     | Map::PerCpuArray(data)
     | Map::Array(data)
@@ -94,6 +99,7 @@ impl Probe {
         if self.caches || self.by_address {
             snapshot.caches = self.read_caches()?;
             snapshot.older_frees = self.read_older()?;
+            snapshot.queued = self.read_queued()?;
         }
         self.read_tally(&mut snapshot)?;
         self.read_programs(&mut snapshot);
@@ -194,6 +200,19 @@ impl Probe {
         })
         .map_err(|error| map_error("OLDER", &error))?;
         Ok(older)
+    }
+
+    /// Objects handed to RCU a moment ago and not seen freed, by the address of their slab cache.
+    fn read_queued(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut queued = HashMap::new();
+        let since = now_ns().saturating_sub(RCU_NS);
+        sys::walk(self.fd("QUEUED")?, 8, size_of::<Queued>(), |_, entry| {
+            if let Some(entry) = sys::record::<Queued>(entry).filter(|entry| entry.at_ns > since) {
+                *queued.entry(entry.cache).or_insert(0) += 1;
+            }
+        })
+        .map_err(|error| map_error("QUEUED", &error))?;
+        Ok(queued)
     }
 
     fn read_tally(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
