@@ -257,6 +257,7 @@ impl<'a> Session<'a> {
         self.read_cgroup_events();
         let caches = &self.plan.caches;
         self.probe.decide_caches(|name| caches.wants(name))?;
+        self.probe.revalidate()?;
         let min_age = u64::try_from(self.plan.min_age.as_nanos()).unwrap_or(u64::MAX);
         Ok(self.probe.snapshot(min_age)?)
     }
