@@ -134,6 +134,9 @@ impl Probe {
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
             return Err(Error::NoCacheNames);
         }
+        if config.follow_family && !layout.btf {
+            return Err(Error::NoFamily);
+        }
         sys::lift_memlock();
         let mut sizes = [0_u8; SIZE_SLOTS];
         for &size in &config.sizes {
