@@ -288,6 +288,16 @@ pub struct CgroupEvent {
     pub path: [u8; PATH_LEN],
 }
 
+/// What the program `lies_in` answers.
+pub mod lies_in {
+    /// It cannot be told.
+    pub const UNKNOWN: u32 = 0;
+    /// The address lies in a page of that slab cache.
+    pub const YES: u32 = 1;
+    /// It does not.
+    pub const NO: u32 = 2;
+}
+
 /// What user space has decided about a slab cache.
 pub mod cache_state {
     /// Just seen; its objects are followed until user space decides.

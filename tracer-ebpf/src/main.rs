@@ -25,7 +25,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
-use kleak_common::{cgroup_event, row};
+use kleak_common::{cgroup_event, lies_in, row};
 
 use crate::rcu::Arguments as _;
 
@@ -342,6 +342,20 @@ pub fn irq_handler_entry(_ctx: RawTracePointContext) -> i32 {
 pub fn irq_handler_exit(_ctx: RawTracePointContext) -> i32 {
     owner::set_hardirq(0);
     0
+}
+
+/// Never attached: user space runs it with (address, slab cache) as arguments, and gets one of
+/// [`kleak_common::lies_in`]. Written out, because the macro drops what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn lies_in(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let expected: u64 = ctx.arg(1);
+    match slab::cache_of(ctx.arg(0)) {
+        Ok(cache) if cache == expected => lies_in::YES,
+        Ok(_) => lies_in::NO,
+        Err(_) => lies_in::UNKNOWN,
+    }
 }
 
 /// Does nothing, for the benchmark that tells what being attached costs by itself.

@@ -23,7 +23,7 @@ const NOTES: usize = 5;
 /// Functions, as call sites of the allocator, whose objects the kernel frees by `kfree_rcu()`, and
 /// what they are. Prefixes of compiler-made copies (`.isra.0`) are cut before they are looked up.
 /// Read in 5.10, 6.1, 6.12 and 7.2, each with the function that frees.
-const BY_RCU: [(&str, &[&str]); 10] = [
+const BY_RCU: [(&str, &[&str]); 14] = [
     // fs/timerfd.c: timerfd_release()
     (
         "timer descriptors",
@@ -79,6 +79,23 @@ const BY_RCU: [(&str, &[&str]); 10] = [
     ("neighbours", &["neigh_alloc", "__neigh_create", "___neigh_create"]),
     // kernel/cgroup/cgroup.c: put_css_set_locked()
     ("cgroup sets", &["find_css_set"]),
+    // mm/memcontrol.c: obj_cgroup_release()
+    (
+        "owners of charged objects",
+        &["obj_cgroup_alloc", "memcg_online_kmem", "mem_cgroup_css_online"],
+    ),
+    // lib/maple_tree.c: mt_free_rcu(), mt_free_bulk()
+    (
+        "nodes of maple trees",
+        &["mas_alloc_nodes", "mt_alloc_one", "mt_alloc_bulk", "mas_dup_build"],
+    ),
+    // net/ipv4/inet_hashtables.c: inet_bind_bucket_destroy(), inet_bind2_bucket_destroy()
+    (
+        "records of bound ports",
+        &["inet_bind_bucket_create", "inet_bind2_bucket_create", "inet_bind2_bucket_init"],
+    ),
+    // lib/assoc_array.c: assoc_array_apply_edit(), assoc_array_gc()
+    ("nodes of keyrings", &["assoc_array_insert", "assoc_array_insert_into_terminal_node"]),
     // mm/list_lru.c: memcg_list_lru_free(); mm/shrinker.c: free_shrinker_info()
     (
         "reclaim lists of cgroups",

@@ -95,6 +95,7 @@ pub(super) fn load_programs(
         .collect();
     names.extend(frees(layout).map(|(program, _)| program));
     names.extend(life(layout));
+    names.push("lies_in");
     names.sort_unstable();
     names.dedup();
     for name in names {

@@ -39,11 +39,16 @@ pub enum Error {
         /// Its name.
         event: &'static str,
     },
-    /// `--cache` on a kernel whose events do not say which cache.
+    /// `--cache` on a kernel where the cache of an object cannot be told.
     #[error(
-        "--cache needs a kernel from 6.0 on, with BTF: before, its events do not say which slab cache an object comes from; use --size with the cache's object size where it is a kmalloc cache"
+        "--cache needs a kernel with BTF, and before 6.0, where events do not say which slab cache an object comes from, x86-64 with CONFIG_KALLSYMS_ALL too (and kernel.kptr_restrict below 2); use --size where it is a kmalloc cache"
     )]
     NoCacheNames,
+    /// `-- COMMAND` on a kernel whose structs cannot be read.
+    #[error(
+        "`-- COMMAND` needs a kernel with BTF, to tell what the command and its descendants allocate from what others do; start the command by itself, and trace it with:\n  kleak trace --pid PID"
+    )]
+    NoFamily,
     /// The kernel refused the programs or maps.
     #[error("the kernel refused {what}: {cause}{advice}")]
     Refused {

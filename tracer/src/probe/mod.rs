@@ -9,6 +9,7 @@ mod error;
 mod functions;
 pub mod layout;
 mod read;
+mod revalidate;
 mod rights;
 mod sys;
 mod types;
@@ -109,6 +110,8 @@ pub struct Probe {
     /// Whether the kernel side can tell an object's slab cache by its address.
     by_address: bool,
     free_mode: FreeMode,
+    /// Objects by site that were found freed when asked about.
+    found_freed: HashMap<u64, u64>,
     follow_family: bool,
     /// Frees that the kernel's map refused: time by address.
     deferred: HashMap<u64, u64>,
@@ -130,6 +133,9 @@ impl Probe {
         let by_address = settings.page_offset_symbol != 0;
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
             return Err(Error::NoCacheNames);
+        }
+        if config.follow_family && !layout.btf {
+            return Err(Error::NoFamily);
         }
         sys::lift_memlock();
         let mut sizes = [0_u8; SIZE_SLOTS];
@@ -173,6 +179,7 @@ impl Probe {
             caches: config.caches,
             by_address,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
+            found_freed: HashMap::new(),
             follow_family: config.follow_family,
             deferred: HashMap::new(),
             retired_sites: 0,

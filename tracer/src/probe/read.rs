@@ -82,7 +82,7 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
 }
 
 impl Probe {
-    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+    pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
         self.ebpf.map(name).and_then(fd).ok_or_else(|| missing(name))
     }
 
@@ -95,6 +95,7 @@ impl Probe {
         let mut snapshot = Snapshot { start_ns: self.start_ns, at_ns, ..Snapshot::default() };
         self.walk_objects(&mut snapshot, min_age_ns)?;
         self.read_sites(&mut snapshot)?;
+        self.note_found_freed(&mut snapshot);
         self.read_processes(&mut snapshot)?;
         if self.caches || self.by_address {
             snapshot.caches = self.read_caches()?;
@@ -166,6 +167,15 @@ impl Probe {
             }
         })
         .map_err(|error| map_error("COUNTS", &error))
+    }
+
+    fn note_found_freed(&self, snapshot: &mut Snapshot) {
+        for (site, count) in &self.found_freed {
+            snapshot.found_freed += count;
+            if let Some(facts) = snapshot.sites.get_mut(site) {
+                facts.reused += count;
+            }
+        }
     }
 
     fn read_processes(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
@@ -440,11 +450,11 @@ fn change(bytes: &[u8]) -> Option<CgroupChange> {
     })
 }
 
-fn missing(map: &'static str) -> Error {
+pub(super) fn missing(map: &'static str) -> Error {
     Error::Map { map, cause: "it is missing".to_owned() }
 }
 
-fn map_error(map: &'static str, error: &dyn std::error::Error) -> Error {
+pub(super) fn map_error(map: &'static str, error: &dyn std::error::Error) -> Error {
     Error::Map { map, cause: error.to_string() }
 }
 

@@ -296,7 +296,7 @@ fn loss(snapshot: &Snapshot, plan: &Plan, older: Option<&HashMap<String, u64>>) 
         untracked_objects: tally.untracked,
         missed_events: snapshot.missed_events,
         failed_updates: tally.failed_inserts + tally.lost_deletes + tally.lost_bulk_frees,
-        missed_frees_detected: tally.implied_frees,
+        missed_frees_detected: tally.implied_frees + snapshot.found_freed,
         frees_of_older_objects: of_shown,
         unmatched_frees: tally.unknown_frees,
         lost_stacks: tally.lost_kernel_stacks + tally.lost_user_stacks,

@@ -202,7 +202,9 @@ impl<'a> Session<'a> {
                 () = sleep_until(deadline) => return Ok(End::Window),
                 () = ended(child.as_deref_mut()) => return Ok(End::CommandEnded),
                 () = sleep_until(next_report) => {
-                    next_report = self.plan.interval.map(|interval| TokioInstant::now() + interval);
+                    next_report = self.plan.interval.zip(next_report).map(|(interval, due)| {
+                        after(due, interval)
+                    });
                     let report = self.interval_report(child.as_deref())?;
                     outputs.print(&report)?;
                     if outputs.closed() {
@@ -255,6 +257,7 @@ impl<'a> Session<'a> {
         self.read_cgroup_events();
         let caches = &self.plan.caches;
         self.probe.decide_caches(|name| caches.wants(name))?;
+        self.probe.revalidate()?;
         let min_age = u64::try_from(self.plan.min_age.as_nanos()).unwrap_or(u64::MAX);
         Ok(self.probe.snapshot(min_age)?)
     }
@@ -277,6 +280,14 @@ impl<'a> Session<'a> {
         let evidence = self.resolver.evidence(self.plan, snapshot, points, &self.probe, command);
         analyse::analyse(&evidence, &self.plan.options)
     }
+}
+
+/// When a report is due that is made every so often: at the same beat, however late the last was.
+fn after(due: TokioInstant, interval: Duration) -> TokioInstant {
+    let now = TokioInstant::now();
+    let late = now.saturating_duration_since(due);
+    let beats = late.as_nanos().checked_div(interval.as_nanos()).unwrap_or(0) + 1;
+    u32::try_from(beats).map_or(now + interval, |beats| due + interval * beats)
 }
 
 async fn sleep_until(when: Option<TokioInstant>) {
