@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::kleak::Killed;
-use super::{PATIENCE, output, wait_for};
+use super::{PATIENCE, on_this_machine, output, wait_for};
 use crate::sysv;
 
 /// The program: `KLEAK_WORKLOAD`, or the one built with the tests.
@@ -94,7 +94,7 @@ impl Workload {
 
     /// Waits for an answer that begins with this word, and returns its `name=value` fields.
     pub fn answer(&mut self, word: &str) -> Result<HashMap<String, String>> {
-        let line = self.lines.recv_timeout(PATIENCE).with_context(|| {
+        let line = self.lines.recv_timeout(on_this_machine(PATIENCE)).with_context(|| {
             format!("no answer {word:?} from workload {} (did it end?)", self.pid())
         })?;
         ensure!(line.split(' ').next() == Some(word), "{word:?} was expected, not {line:?}");
