@@ -10,6 +10,7 @@ mod tracer;
 mod workload;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,11 @@ pub fn on_this_machine(limit: Duration) -> Duration {
 /// `no-btf` or `no-trampolines`; `None` on a machine of one's own.
 pub fn vm_variant() -> Option<String> {
     std::env::var("KLEAK_VM_VARIANT").ok()
+}
+
+/// Whether the kernel shows its types, without which kleak cannot look into its structs.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
 }
 
 /// Says that a test has nothing to test on this kernel, and why. To be followed by `return Ok(())`:

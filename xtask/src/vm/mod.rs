@@ -10,7 +10,7 @@ mod table;
 
 use std::{
     collections::VecDeque,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
@@ -25,9 +25,10 @@ use crate::{apt::Apt, say, test::Tally, workspace::Workspace};
 use kernel::{Kernel, Series};
 use outcome::Cell;
 use qemu::{Accelerator, End, Machine};
+use suite::Check;
 
 /// The packages of Debian and Ubuntu that have what this runs.
-const NEEDED: [&str; 8] = [
+const NEEDED: [&str; 9] = [
     "binutils",
     "busybox-static",
     "cpio",
@@ -35,6 +36,7 @@ const NEEDED: [&str; 8] = [
     "iproute2",
     "kmod",
     "qemu-system-x86",
+    "util-linux",
     "xz-utils",
 ];
 
@@ -45,7 +47,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(90);
 const MACHINE_BYTES: u64 = 1400 << 20;
 
 /// The series whose kernel is also run with something taken away.
-const CRIPPLED: &str = "6.12";
+const CRIPPLED: &str = "6.18";
 
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct VmArgs {
@@ -58,7 +60,7 @@ pub(crate) struct VmArgs {
     variant: Vec<Variant>,
     /// Only these checks: files of tests/tests
     #[arg(long, value_delimiter = ',', value_name = "FILE",
-          value_parser = PossibleValuesParser::new(suite::CHECKS))]
+          value_parser = PossibleValuesParser::new(suite::CHECKS.map(|check| check.name)))]
     check: Vec<String>,
     /// Only tests with one of these in their names
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -129,11 +131,12 @@ impl Planned {
 /// What all machines of a run share.
 struct Matrix<'a> {
     args: &'a VmArgs,
-    checks: Vec<&'static str>,
+    checks: Vec<Check>,
     kernels: Vec<(&'static str, Kernel)>,
     common: PathBuf,
     work: PathBuf,
     accelerator: Accelerator,
+    _lock: File,
 }
 
 /// Runs the matrix and prints the table. Each cell is a test in the tally.
@@ -181,8 +184,7 @@ fn plan(args: &VmArgs) -> Result<Vec<Planned>> {
         args.kernel.is_empty() || args.kernel.iter().any(|name| name == series.name)
     };
     let variants = |series: &'static Series| {
-        let asked =
-            |variant: &Variant| args.variant.is_empty() || args.variant.contains(variant);
+        let asked = |variant: &Variant| args.variant.is_empty() || args.variant.contains(variant);
         let variants = Variant::ALL.into_iter().filter(asked);
         variants
             .filter(|variant| variant.applies_to(series))
@@ -216,14 +218,23 @@ impl<'a> Matrix<'a> {
                 kernels.push((series.name, kernel));
             }
         }
-        let named = |check: &&str| args.check.is_empty() || args.check.iter().any(|c| c == check);
+        let named = |check: &Check| {
+            args.check.is_empty() || args.check.iter().any(|name| name == check.name)
+        };
         let checks = suite::CHECKS.into_iter().filter(named).collect::<Vec<_>>();
         let programs = suite::build(workspace, &checks)?;
-        let work = workspace.target.join("vm");
+        // Apart from each other: a shell may be open while the matrix runs.
+        let work = workspace.target.join(if args.shell { "vm-shell" } else { "vm" });
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        let lock = work.join("lock");
+        let lock = File::create(&lock).with_context(|| lock.display().to_string())?;
+        if lock.try_lock().is_err() {
+            say::step("vm", "waiting for another run in this clone");
+            lock.lock().context("cannot wait for another run")?;
+        }
         let common = image::common(&programs, &work)?;
         let accelerator = Accelerator::probe(&kernels[0].1, &work.join("kvm"))?;
-        Ok(Self { args, checks, kernels, common, work, accelerator })
+        Ok(Self { args, checks, kernels, common, work, accelerator, _lock: lock })
     }
 
     fn run_all(&self, planned: &[Planned]) -> Vec<table::Row> {
@@ -260,7 +271,7 @@ impl<'a> Matrix<'a> {
                 check: (*check).to_owned(),
                 result: outcome::Result::Failed { why: why.clone(), output: String::new() },
             };
-            self.checks.iter().map(failed).collect()
+            self.checks_of(planned).iter().map(failed).collect()
         });
         let words = cells.iter().map(|cell| match &cell.result {
             outcome::Result::Passed { seconds, .. } if *seconds > 0 => {
@@ -274,22 +285,31 @@ impl<'a> Matrix<'a> {
         cells
     }
 
+    fn checks_of(&self, planned: Planned) -> Vec<&'static str> {
+        let whole = planned.variant == Variant::CgroupV2;
+        // A check that is asked for by name is run wherever.
+        let all = whole || !self.args.check.is_empty();
+        let checks = self.checks.iter().filter(|check| all || check.in_variants);
+        checks.map(|check| check.name).collect()
+    }
+
     fn try_cells_of(&self, planned: Planned) -> Result<Vec<Cell>> {
         let machine = self.machine(planned, false)?;
         for log in [machine.console(), machine.results()] {
             // It may not be there yet.
             drop(fs::remove_file(log));
         }
-        let checks = u32::try_from(self.checks.len()).unwrap_or(u32::MAX);
+        let checks = self.checks_of(planned);
+        let count = u32::try_from(checks.len()).unwrap_or(u32::MAX);
         let boot = Duration::from_secs(60);
-        let limit = (CHECK_LIMIT * checks + boot) * self.accelerator.slowness();
+        let limit = (CHECK_LIMIT * count + boot) * self.accelerator.slowness();
         let end = machine.run(limit)?;
         let read = |log: &Path| qemu::lossy(log).unwrap_or_default();
         let mut console = read(&machine.console());
         if end == End::Failed {
             console.push_str(&read(&machine.directory.join("qemu.log")));
         }
-        Ok(outcome::cells(&self.checks, &read(&machine.results()), &console, end))
+        Ok(outcome::cells(&checks, &read(&machine.results()), &console, end))
     }
 
     fn machine(&self, planned: Planned, shell: bool) -> Result<Machine> {
@@ -303,7 +323,7 @@ impl<'a> Matrix<'a> {
         let slowness = self.accelerator.slowness();
         let settings = vec![
             ("VARIANT", planned.variant.name().to_owned()),
-            ("CHECKS", self.checks.join(" ")),
+            ("CHECKS", self.checks_of(planned).join(" ")),
             ("FILTERS", self.args.filter.join(" ")),
             ("LIMIT_S", (CHECK_LIMIT * slowness).as_secs().to_string()),
             ("SLOWNESS", slowness.to_string()),
@@ -330,8 +350,9 @@ fn machines_at_a_time() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let list = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = list.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes =
-        available.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0);
+    let kilobytes = available
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap_or(0);
     let by_memory = usize::try_from(kilobytes * 1024 / 2 / MACHINE_BYTES).unwrap_or(1);
     processors.min(by_memory).max(1)
 }
@@ -353,9 +374,9 @@ mod tests {
                 "6.1",
                 "6.1 cgroup-v1",
                 "6.12",
-                "6.12 no-btf",
-                "6.12 no-trampolines",
                 "6.18",
+                "6.18 no-btf",
+                "6.18 no-trampolines",
                 "7.2"
             ]
         );

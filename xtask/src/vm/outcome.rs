@@ -225,7 +225,8 @@ mod tests {
     #[test]
     fn a_machine_that_ends_early_leaves_no_gap() {
         let begun = "@@kleak begin owners\ntest x ... ";
-        let console = "[ 1.0] BUG: unable to handle page fault\n[ 1.1] Kernel panic - not syncing\n";
+        let console =
+            "[ 1.0] BUG: unable to handle page fault\n[ 1.1] Kernel panic - not syncing\n";
         let cells = cells(&["owners", "limits"], begun, console, End::Off);
         let shown = cells.iter().map(Cell::shown).collect::<Vec<_>>();
         assert_eq!(shown[0], "FAILED: the kernel panicked");

@@ -61,9 +61,8 @@ fn reasons(rows: &[Row]) -> Vec<String> {
             }
         }
     }
-    let line = |(reason, machines): (String, Vec<&str>)| {
-        format!("– {}: {reason}", machines.join(", "))
-    };
+    let line =
+        |(reason, machines): (String, Vec<&str>)| format!("– {}: {reason}", machines.join(", "));
     reasons.into_iter().map(line).collect()
 }
 
@@ -83,19 +82,28 @@ mod tests {
     fn every_machine_has_a_cell_in_every_column_and_reasons_are_told_once() {
         let failed = Result::Failed { why: "2 of 11".to_owned(), output: String::new() };
         let rows = [
-            ("5.10".to_owned(), vec![
-                passed("counting", 11, &[]),
-                passed("caches", 0, &["dentries: events name no cache before 6.0"]),
-            ]),
-            ("5.10 v1".to_owned(), vec![
-                Cell { check: "counting".to_owned(), result: failed },
-                passed("caches", 0, &["dentries: events name no cache before 6.0"]),
-            ]),
-            ("7.2".to_owned(), vec![
-                passed("counting", 11, &[]),
-                passed("caches", 3, &[]),
-                Cell { check: "idle".to_owned(), result: Result::Nothing },
-            ]),
+            (
+                "5.10".to_owned(),
+                vec![
+                    passed("counting", 11, &[]),
+                    passed("caches", 0, &["dentries: events name no cache before 6.0"]),
+                ],
+            ),
+            (
+                "5.10 v1".to_owned(),
+                vec![
+                    Cell { check: "counting".to_owned(), result: failed },
+                    passed("caches", 0, &["dentries: events name no cache before 6.0"]),
+                ],
+            ),
+            (
+                "7.2".to_owned(),
+                vec![
+                    passed("counting", 11, &[]),
+                    passed("caches", 3, &[]),
+                    Cell { check: "idle".to_owned(), result: Result::Nothing },
+                ],
+            ),
         ];
         let expected = [
             "| kernel  | counting       | caches |",
