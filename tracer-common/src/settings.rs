@@ -57,6 +57,10 @@ pub struct Settings {
     pub free_mask: u64,
     /// Size of a kernel stack in bytes; 0 when unknown.
     pub stack_size: u64,
+    /// Address of the variable `page_offset_base`; 0 when an object's slab cache cannot be found.
+    pub page_offset_symbol: u64,
+    /// Address of the variable `vmemmap_base`.
+    pub vmemmap_symbol: u64,
     /// `__GFP_ACCOUNT` of this kernel.
     pub gfp_account: u32,
     /// `__GFP_RECLAIMABLE` of this kernel.
@@ -75,8 +79,8 @@ pub struct Settings {
     pub cgroup_source: u32,
     /// Hierarchy number of the memory controller's cgroups, 0 for v2; others are ignored.
     pub memory_hierarchy: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Bytes of a `struct page`.
+    pub page_struct: u32,
 }
 
 /// Offsets of kernel struct fields, bytes, from the running kernel's BTF; [`Offsets::UNKNOWN`]
@@ -120,6 +124,10 @@ pub struct Offsets {
     pub cache_size: u32,
     /// `kmem_cache.object_size`.
     pub cache_object_size: u32,
+    /// `page.compound_head`, `page.compound_info` from 7.1: odd in a page that is not the first of its block.
+    pub page_head: u32,
+    /// `slab.slab_cache` (from 5.17), or `page.slab_cache`, which lies in the same place.
+    pub slab_cache: u32,
 }
 
 impl Offsets {
@@ -145,6 +153,8 @@ impl Offsets {
         cache_name: Self::UNKNOWN,
         cache_size: Self::UNKNOWN,
         cache_object_size: Self::UNKNOWN,
+        page_head: Self::UNKNOWN,
+        slab_cache: Self::UNKNOWN,
     };
 }
 
@@ -157,22 +167,26 @@ pub mod row {
     pub const CACHE_ALLOC: u32 = 1;
     /// `kfree`.
     pub const KFREE: u32 = 2;
-    /// `kmem_cache_free`.
+    /// `kmem_cache_free`, the tracepoint or the function.
     pub const CACHE_FREE: u32 = 3;
+    /// `kvfree_call_rcu`, the function.
+    pub const RCU_FREE: u32 = 4;
+    /// `kmem_cache_free_bulk`, the function.
+    pub const BULK_FREE: u32 = 5;
     /// Added to one of the above for the second program of a pair. The kernel skips an event that
     /// arrives (in an interrupt) while the same program runs on that CPU, so that each event is
     /// offered to two: the second acts on what the first was skipped for. Lost is only what arrives
     /// while both run.
-    pub const SECOND: u32 = 4;
+    pub const SECOND: u32 = 6;
     /// cgroup, process and interrupt bookkeeping.
-    pub const LIFE: u32 = 8;
+    pub const LIFE: u32 = 12;
     /// How many there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 13;
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 64);
-    assert!(size_of::<Offsets>() == 18 * 4);
+    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Offsets>() == 20 * 4);
 };
 
 #[cfg(test)]

@@ -8,12 +8,16 @@ use aya::{
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey, Queued,
     SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
 };
 
 use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
+
+/// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
+/// (`KFREE_DRAIN_JIFFIES`, `kernel/rcu/tree.c` and `mm/slab_common.c`), and a grace period passes.
+const RCU_NS: u64 = 6_000_000_000;
 
 /// What happened to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
 /// A map's descriptor, whatever its type.
 fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     let (Map::HashMap(data)
+    | Map::LruHashMap(data)
     | Map::PerCpuHashMap(data)
     | Map::PerCpuArray(data)
     | Map::Array(data)
@@ -91,8 +96,10 @@ impl Probe {
         self.walk_objects(&mut snapshot, min_age_ns)?;
         self.read_sites(&mut snapshot)?;
         self.read_processes(&mut snapshot)?;
-        if self.caches {
+        if self.caches || self.by_address {
             snapshot.caches = self.read_caches()?;
+            snapshot.older_frees = self.read_older()?;
+            snapshot.queued = self.read_queued()?;
         }
         self.read_tally(&mut snapshot)?;
         self.read_programs(&mut snapshot);
@@ -155,6 +162,7 @@ impl Probe {
             for counts in value.chunks_exact(each).filter_map(sys::record::<SiteCounts>) {
                 facts.allocated += counts.allocated;
                 facts.untracked += counts.untracked;
+                facts.reused += counts.reused;
             }
         })
         .map_err(|error| map_error("COUNTS", &error))
@@ -182,11 +190,33 @@ impl Probe {
         Ok(caches)
     }
 
+    /// Frees of objects not in the table, by the address of their slab cache.
+    fn read_older(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut older = HashMap::new();
+        sys::walk(self.fd("OLDER")?, 8, 8 * self.cpus, |key, value| {
+            let Some(cache) = sys::record::<u64>(key) else { return };
+            let count: u64 = value.chunks_exact(8).filter_map(sys::record::<u64>).sum();
+            older.insert(cache, count);
+        })
+        .map_err(|error| map_error("OLDER", &error))?;
+        Ok(older)
+    }
+
+    /// Objects handed to RCU a moment ago and not seen freed, by the address of their slab cache.
+    fn read_queued(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut queued = HashMap::new();
+        let since = now_ns().saturating_sub(RCU_NS);
+        sys::walk(self.fd("QUEUED")?, 8, size_of::<Queued>(), |_, entry| {
+            if let Some(entry) = sys::record::<Queued>(entry).filter(|entry| entry.at_ns > since) {
+                *queued.entry(entry.cache).or_insert(0) += 1;
+            }
+        })
+        .map_err(|error| map_error("QUEUED", &error))?;
+        Ok(queued)
+    }
+
     fn read_tally(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
-        let map = self.ebpf.map("CPU").ok_or_else(|| missing("CPU"))?;
-        let states: PerCpuArray<_, CpuState> =
-            PerCpuArray::try_from(map).map_err(|error| map_error("CPU", &error))?;
-        let states = states.get(&0, 0).map_err(|error| map_error("CPU", &error))?;
+        let states = states(&self.ebpf)?;
         let mut total = Tally::default();
         for state in states.iter() {
             state.tally.iter().for_each(|row| total.add(row));
@@ -348,6 +378,23 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// What each CPU has counted.
+fn states(ebpf: &Ebpf) -> Result<aya::maps::PerCpuValues<CpuState>, Error> {
+    let map = ebpf.map("CPU").ok_or_else(|| missing("CPU"))?;
+    let states: PerCpuArray<_, CpuState> =
+        PerCpuArray::try_from(map).map_err(|error| map_error("CPU", &error))?;
+    states.get(&0, 0).map_err(|error| map_error("CPU", &error))
+}
+
+/// All counters added up.
+///
+/// Errors: the map cannot be read.
+pub(super) fn tally(ebpf: &Ebpf) -> Result<Tally, Error> {
+    let mut total = Tally::default();
+    states(ebpf)?.iter().for_each(|state| state.tally.iter().for_each(|row| total.add(row)));
+    Ok(total)
 }
 
 /// The process of a site.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Owner, Report, human, names};
+use super::{Owner, OwnerRow, Report, human, names};
 
 /// A condition such as `growth>1MiB/min`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,17 +126,20 @@ impl Condition {
     pub fn evaluate(&self, report: &Report) -> Option<String> {
         let found = match self.limit {
             Limit::Growth(limit) => {
-                let bytes = sum(report.owners.iter().map(|row| row.outstanding_bytes));
+                let bytes = sum(report.owners.iter().map(followed_bytes));
                 self.passes(bytes as f64, limit)?;
                 left_behind(report, &human::bytes(bytes))
             }
             Limit::Objects(limit) => {
-                let objects = sum(report.owners.iter().map(|row| row.outstanding_objects));
+                let objects = sum(report.owners.iter().map(followed_objects));
                 self.passes_count(objects, limit)?;
                 left_behind(report, &human::counted(objects, "object"))
             }
             Limit::Rate(limit, per) => {
-                let rates = || report.owners.iter().filter_map(|row| row.growth_bytes_per_s);
+                let rates = || {
+                    let rows = report.owners.iter().filter(|row| !doubtful(row));
+                    rows.filter_map(|row| row.growth_bytes_per_s)
+                };
                 rates().next()?;
                 let rate: f64 = rates().filter(|rate| *rate > 0.0).sum::<f64>() * per.seconds();
                 self.passes(rate, limit)?;
@@ -212,6 +215,22 @@ impl Per {
     }
 }
 
+/// Objects that could be followed: the others are no evidence of a leak, and fail no build.
+fn followed_objects(row: &OwnerRow) -> u64 {
+    row.outstanding_objects.saturating_sub(row.unfollowed_objects)
+}
+
+/// The same in bytes of slab; the objects of a row are of one cache.
+fn followed_bytes(row: &OwnerRow) -> u64 {
+    let each = row.outstanding_bytes / row.outstanding_objects.max(1);
+    row.outstanding_bytes.saturating_sub(each.saturating_mul(row.unfollowed_objects))
+}
+
+/// Whether nothing of a row could be followed.
+fn doubtful(row: &OwnerRow) -> bool {
+    row.unfollowed_objects > 0 && followed_objects(row) == 0
+}
+
 fn sum(values: impl Iterator<Item = u64>) -> u64 {
     values.fold(0, u64::saturating_add)
 }
@@ -219,7 +238,7 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
 /// `amount left behind`, and by whom.
 fn left_behind(report: &Report, amount: &str) -> String {
     let what = format!("{amount} left behind");
-    match report.owners.iter().max_by_key(|row| row.outstanding_bytes) {
+    match report.owners.iter().max_by_key(|row| followed_bytes(row)) {
         Some(row) => blame(report, &what, &row.owner, &row.stacks),
         None => what,
     }

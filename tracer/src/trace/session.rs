@@ -16,7 +16,13 @@ use super::{
     plan::Plan,
     signals::{Arrived, Signals},
 };
-use crate::{analyse, host::process, probe::Probe, report::Report, snapshot::Snapshot};
+use crate::{
+    analyse,
+    host::process,
+    probe::{Following, FreeMode, Probe},
+    report::Report,
+    snapshot::Snapshot,
+};
 
 /// How long the kernel may take to free what a command left, after its end: RCU callbacks, delayed
 /// `fput` and workers run within some tens of milliseconds.
@@ -125,11 +131,25 @@ fn attached_line(plan: &Plan, probe: &Probe) -> String {
     };
     let what: Vec<String> = [sizes, caches].into_iter().filter(|part| !part.is_empty()).collect();
     format!(
-        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; raw tracepoints (frees by RCU and in bulk are not seen); kleak itself is left out",
+        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}; kleak itself is left out",
         what.join(" and "),
         plan.config.max_objects,
         probe.map_bytes() as f64 / f64::from(1 << 20),
+        frees_line(probe.free_mode()),
     )
+}
+
+/// How frees by RCU and in bulk are followed.
+fn frees_line(mode: &FreeMode) -> String {
+    let how = match mode.following {
+        Following::Trampolines => "frees by RCU and in bulk are followed by trampolines",
+        Following::Kprobes => "frees by RCU and in bulk are followed by kprobes",
+        Following::Tracepoints => "frees by RCU and in bulk cannot be followed",
+    };
+    match &mode.obstacle {
+        Some(obstacle) => format!("{how} ({obstacle})"),
+        None => how.to_owned(),
+    }
 }
 
 fn short(size: u64) -> String {

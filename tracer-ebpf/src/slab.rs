@@ -1,0 +1,84 @@
+//! Which slab cache an object lies in, by its address: the flags of an allocation do not settle it
+//! (random copies, bucket caches, merged caches), and a free says nothing of it.
+//!
+//! Only on x86-64, and where user space found the two variables that the arithmetic starts from
+//! (`CONFIG_KALLSYMS_ALL`).
+
+use kleak_common::{Offsets, Tally};
+
+use crate::{
+    kernel::read,
+    maps::{OLDER, QUEUED, bases, offset, set_bases, setting},
+};
+
+/// log2 of bytes in a page.
+const PAGE_SHIFT: u64 = 12;
+/// Start of the kernel's half of the address space: below lies no object.
+const KERNEL: u64 = 1 << 63;
+
+/// Address of the `struct kmem_cache` of a slab object; what it returns for any other address has no
+/// meaning, and is looked up before it is believed.
+///
+/// `virt_to_page()` of the direct map (`arch/x86/include/asm/page.h`, `__pa_nodebug`; `vmemmap` of
+/// `pgtable_64.h`), 5.10 to 7.2, and from there to the first page of the slab.
+///
+/// Errors: it cannot be told on this kernel, or memory could not be read.
+#[inline(always)]
+pub(crate) fn cache_of(address: u64) -> Result<u64, i32> {
+    if setting!(page_offset_symbol) == 0 || offset!(slab_cache) == Offsets::UNKNOWN {
+        return Err(-1);
+    }
+    let (mut direct, mut pages) = bases();
+    if direct == 0 {
+        direct = read::<u64>(setting!(page_offset_symbol), 0)?;
+        pages = read::<u64>(setting!(vmemmap_symbol), 0)?;
+        set_bases(direct, pages);
+    }
+    if direct < KERNEL || address < direct {
+        return Err(-1);
+    }
+    let frame = (address - direct) >> PAGE_SHIFT;
+    let page = pages.wrapping_add(frame * u64::from(setting!(page_struct)));
+    let head = read::<u64>(page, offset!(page_head))?;
+    read(first_of(page, head), offset!(slab_cache))
+}
+
+/// First page struct of a block: a page that is not the first has an odd word that is the first one's
+/// address and 1 (`compound_head`), or from 7.1 on, where the size of a page struct is a power of two,
+/// a mask of the address (`compound_info`, include/linux/page-flags.h), whose upper bits are all ones,
+/// as no address of a page struct's are.
+#[inline(always)]
+fn first_of(page: u64, head: u64) -> u64 {
+    if head & 1 == 0 {
+        page
+    } else if head >> 40 == 0xff_ffff {
+        page & head
+    } else {
+        head - 1
+    }
+}
+
+/// Counts a free of an object that was not in the table, if it is of a cache that is followed: then it
+/// was allocated before, or has been counted when it was handed to RCU. `cache` is 0 when the event does
+/// not say; `queued` when it is handed to RCU now. Returns whether it was counted.
+#[inline(always)]
+pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Tally) -> bool {
+    tally.unknown_frees += 1;
+    let cache = if cache != 0 {
+        cache
+    } else {
+        match cache_of(address) {
+            Ok(cache) => cache,
+            Err(_) => return false,
+        }
+    };
+    let Some(count) = OLDER.get_ptr_mut(&cache) else { return false };
+    if !queued && QUEUED.get_ptr(&address).is_some() {
+        let _ = QUEUED.remove(&address);
+        return false;
+    }
+    // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may cost one;
+    // an atomic addition would cost more than that count is worth.
+    unsafe { *count += 1 }
+    true
+}
