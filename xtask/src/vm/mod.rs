@@ -4,6 +4,7 @@ mod image;
 mod kernel;
 mod mirror;
 mod outcome;
+mod plan;
 mod qemu;
 mod suite;
 mod table;
@@ -18,12 +19,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+use clap::{Args, builder::PossibleValuesParser};
 
 use crate::{apt::Apt, say, test::Tally, workspace::Workspace};
 
-use kernel::{Kernel, Series};
+use kernel::Kernel;
 use outcome::Cell;
+use plan::{Planned, Variant};
 use qemu::{Accelerator, End, Machine};
 use suite::Check;
 
@@ -45,9 +47,6 @@ const CHECK_LIMIT: Duration = Duration::from_secs(90);
 
 /// Memory that a machine takes, with QEMU's own.
 const MACHINE_BYTES: u64 = 1400 << 20;
-
-/// The series whose kernel is also run with something taken away.
-const CRIPPLED: &str = "6.18";
 
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct VmArgs {
@@ -76,58 +75,6 @@ pub(crate) struct VmArgs {
     update: bool,
 }
 
-/// What a machine has besides a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Variant {
-    /// The memory controller on cgroup v2, and all that the kernel has.
-    CgroupV2,
-    /// The memory controller on cgroup v1.
-    CgroupV1,
-    /// No `/sys/kernel/btf`, as on kernels built without.
-    NoBtf,
-    /// Function tracing switched off, so that trampolines load and stay silent.
-    NoTrampolines,
-}
-
-impl Variant {
-    const ALL: [Self; 4] = [Self::CgroupV2, Self::CgroupV1, Self::NoBtf, Self::NoTrampolines];
-
-    /// As the command line, `init.sh` and the tests (`KLEAK_VM_VARIANT`) call it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::CgroupV2 => "cgroup-v2",
-            Self::CgroupV1 => "cgroup-v1",
-            Self::NoBtf => "no-btf",
-            Self::NoTrampolines => "no-trampolines",
-        }
-    }
-
-    fn applies_to(self, series: &Series) -> bool {
-        match self {
-            Self::CgroupV2 => true,
-            Self::CgroupV1 => series.memory_v1,
-            Self::NoBtf | Self::NoTrampolines => series.name == CRIPPLED,
-        }
-    }
-}
-
-/// A row of the table.
-#[derive(Clone, Copy)]
-struct Planned {
-    series: &'static Series,
-    variant: Variant,
-}
-
-impl Planned {
-    fn label(self) -> String {
-        let Self { series, variant } = self;
-        match variant {
-            Variant::CgroupV2 => series.name.to_owned(),
-            _ => format!("{} {}", series.name, variant.name()),
-        }
-    }
-}
-
 /// What all machines of a run share.
 struct Matrix<'a> {
     args: &'a VmArgs,
@@ -141,7 +88,7 @@ struct Matrix<'a> {
 
 /// Runs the matrix and prints the table. Each cell is a test in the tally.
 pub(crate) fn run(workspace: &Workspace, args: &VmArgs) -> Result<Tally> {
-    let planned = plan(args)?;
+    let planned = plan::of(&args.kernel, &args.variant)?;
     let matrix = Matrix::prepare(workspace, args, &planned)?;
     if args.shell {
         return matrix.shell(planned[0]).map(|()| Tally::default());
@@ -177,28 +124,6 @@ fn tell(label: &str, cell: &Cell, tally: &mut Tally) {
             }
         }
     }
-}
-
-fn plan(args: &VmArgs) -> Result<Vec<Planned>> {
-    let wanted = |series: &&Series| {
-        args.kernel.is_empty() || args.kernel.iter().any(|name| name == series.name)
-    };
-    let variants = |series: &'static Series| {
-        let asked = |variant: &Variant| args.variant.is_empty() || args.variant.contains(variant);
-        let variants = Variant::ALL.into_iter().filter(asked);
-        variants
-            .filter(|variant| variant.applies_to(series))
-            .map(move |variant| Planned { series, variant })
-    };
-    let planned = kernel::ALL.iter().filter(wanted).flat_map(variants).collect::<Vec<_>>();
-    ensure!(
-        !planned.is_empty(),
-        "no such machine: {} is for kernels up to 6.1, {} and {} for {CRIPPLED}",
-        Variant::CgroupV1.name(),
-        Variant::NoBtf.name(),
-        Variant::NoTrampolines.name(),
-    );
-    Ok(planned)
 }
 
 impl<'a> Matrix<'a> {
@@ -301,7 +226,7 @@ impl<'a> Matrix<'a> {
         }
         let checks = self.checks_of(planned);
         let count = u32::try_from(checks.len()).unwrap_or(u32::MAX);
-        let boot = Duration::from_secs(60);
+        let boot = Duration::from_mins(1);
         let limit = (CHECK_LIMIT * count + boot) * self.accelerator.slowness();
         let end = machine.run(limit)?;
         let read = |log: &Path| qemu::lossy(log).unwrap_or_default();
@@ -355,36 +280,4 @@ fn machines_at_a_time() -> usize {
         .unwrap_or(0);
     let by_memory = usize::try_from(kilobytes * 1024 / 2 / MACHINE_BYTES).unwrap_or(1);
     processors.min(by_memory).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_a_choice_every_kernel_and_what_it_can_lack_is_planned() {
-        let labels = |args: &VmArgs| -> Result<Vec<String>> {
-            Ok(plan(args)?.into_iter().map(Planned::label).collect())
-        };
-        assert_eq!(
-            labels(&VmArgs::default()).unwrap(),
-            [
-                "5.10",
-                "5.10 cgroup-v1",
-                "6.1",
-                "6.1 cgroup-v1",
-                "6.12",
-                "6.18",
-                "6.18 no-btf",
-                "6.18 no-trampolines",
-                "7.2"
-            ]
-        );
-        let none = VmArgs {
-            kernel: vec!["7.2".to_owned()],
-            variant: vec![Variant::CgroupV1],
-            ..VmArgs::default()
-        };
-        assert!(labels(&none).is_err());
-    }
 }

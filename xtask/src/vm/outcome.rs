@@ -164,14 +164,19 @@ fn kernel_log(console: &str) -> Cell {
 
 fn tail(text: &str, count: usize) -> String {
     let lines = text.lines().collect::<Vec<_>>();
-    let last = lines.get(lines.len().saturating_sub(count)..).unwrap_or_default();
-    last.iter().map(|line| format!("console: {line}\n")).collect()
+    marked(lines.iter().copied().skip(lines.len().saturating_sub(count)))
 }
 
 /// The lines that follow one, with the functions that were called.
 fn around(text: &str, line: &str) -> String {
     let from = text.find(line).unwrap_or(0);
-    text[from..].lines().take(40).map(|line| format!("console: {line}\n")).collect()
+    marked(text[from..].lines().take(40))
+}
+
+/// Lines of the console among those of the tests.
+fn marked<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines = lines.map(|line| format!("console: {line}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
