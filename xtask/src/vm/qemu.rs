@@ -86,7 +86,7 @@ pub(super) enum End {
     Off,
     /// QEMU failed.
     Failed,
-    /// It was still running at its limit, and was killed.
+    /// It was still running and had long been silent, and was killed.
     Killed,
 }
 
@@ -127,8 +127,8 @@ impl Machine {
         qemu
     }
 
-    /// Runs it to its end.
-    pub(super) fn run(&self, limit: Duration) -> Result<End> {
+    /// Runs it to its end, which comes when no results have come for this long.
+    pub(super) fn run(&self, silence: Duration) -> Result<End> {
         let mut qemu = self.qemu();
         fs::create_dir_all(&self.directory)
             .with_context(|| self.directory.display().to_string())?;
@@ -142,8 +142,12 @@ impl Machine {
         qemu.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = qemu.spawn().with_context(|| format!("cannot run {}", shown(&qemu)))?;
         let mut child = Killed(child);
-        let deadline = Instant::now() + limit;
+        let (mut deadline, mut length) = (Instant::now() + silence, 0);
         loop {
+            let now = fs::metadata(self.results()).map_or(0, |results| results.len());
+            if now != length {
+                (deadline, length) = (Instant::now() + silence, now);
+            }
             match child.0.try_wait().context("cannot wait for QEMU")? {
                 Some(status) if status.success() => return Ok(End::Off),
                 Some(_) => return Ok(End::Failed),
