@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use anyhow::{Context as _, Result, bail};
 use kleak_tests::harness::{
     Cgroup, Counts, Tracer, Workload, as_counts, class_512_of_filters, class_512_of_messages,
-    holds_frame, require_live, workload_binary,
+    has_btf, holds_frame, not_applicable, require_live, workload_binary,
 };
 
 /// A cgroup name of this test run's own.
@@ -94,6 +94,10 @@ fn allocated_by_a_process_that_has_exited() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("without BTF a process is its id, which another may have by now");
+        return Ok(());
+    }
     let cache = class_512_of_messages()?;
     let cgroup = Cgroup::make(&cgroup_name("exited"))?;
     let mut workload =
@@ -131,6 +135,10 @@ fn a_process_id_used_again_by_another_program() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("without BTF a process is its id");
+        return Ok(());
+    }
     let cache = class_512_of_messages()?;
     let directory = tempfile::tempdir()?;
     let [one, two] = ["first-prog", "second-prog"].map(|name| directory.path().join(name));
@@ -151,7 +159,12 @@ fn a_process_id_used_again_by_another_program() -> Result<()> {
     for (comm, exited, objects) in [("first-prog", true, 3000), ("second-prog", false, 2000)] {
         let row = rows.iter().find(|row| row["owner"]["comm"] == comm);
         let row = row.with_context(|| format!("nothing of {comm}: {rows:#?}"))?;
-        assert_eq!(as_counts(row)?, staying(objects), "{comm}");
+        let counts = as_counts(row)?;
+        // Starting took some objects too where messages have no cache of their own (5.10).
+        let freed = if exited { 0 } else { counts.freed };
+        let expected = Counts { allocated: objects + freed, freed, ..staying(objects) };
+        assert_eq!(counts, expected, "{comm}");
+        assert!(freed < 100, "{comm}: {counts:?}");
         assert_eq!(row["owner"]["exited"], exited, "{comm}");
     }
     Ok(())
@@ -162,6 +175,10 @@ fn threads_are_their_process() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("without BTF a process may bear the name of a thread");
+        return Ok(());
+    }
     let cache = class_512_of_messages()?;
     let arguments = ["--comm", "threaded", "msg", "--count", "4000", "--threads", "8"];
     let mut workload = Workload::start(&arguments)?;
@@ -190,6 +207,8 @@ fn what_a_softirq_allocates_is_not_the_interrupted_process_s() -> Result<()> {
     let of_neighbours = stacks
         .iter()
         .filter(|stack| stack["cache"] == cache && holds_frame(stack, &["neigh_"]))
+        // A new device makes neighbours of its own for IPv6.
+        .filter(|stack| holds_frame(stack, &["arp_"]))
         .collect::<Vec<_>>();
     let objects =
         of_neighbours.iter().filter_map(|stack| stack["outstanding_objects"].as_u64()).sum::<u64>();
@@ -289,6 +308,10 @@ fn a_process_that_moves_owns_in_each_cgroup_what_it_allocated_there() -> Result<
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("without BTF a cgroup that is gone has no path");
+        return Ok(());
+    }
     let cache = class_512_of_messages()?;
     // On one CPU, where nothing but the move itself tells that it is no longer where it was.
     let mut workload = Workload::start(&["--cpu", "0", "msg", "--count", "1000"])?;

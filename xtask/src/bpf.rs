@@ -30,7 +30,7 @@ const DEFAULT_CPU: &str = "v2";
 const ENV_CPU: &str = "KLEAK_BPF_CPU";
 
 /// Builds the programs and leaves the object where the user side looks for it.
-pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let mut cargo = cargo(workspace, toolchain, "build", &[]);
     run(&mut cargo).with_context(|| {
         format!(
@@ -39,9 +39,7 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<Path
         )
     })?;
     let built = workspace.bpf_target().join(TARGET).join("release").join(BINARY);
-    let object = workspace.bpf_object();
-    files::copy_if_changed(&built, &object)?;
-    Ok(object)
+    files::copy_if_changed(&built, &workspace.bpf_object())
 }
 
 /// What became of clippy on the BPF side.

@@ -38,17 +38,9 @@ pub(crate) struct Built {
 
 pub(crate) fn everything(workspace: &Workspace, profile: Profile) -> Result<Built> {
     let toolchain = toolchain::find_or_install()?;
-    let object = bpf::build(workspace, &toolchain)?;
+    bpf::build(workspace, &toolchain)?;
     let host = host(workspace)?;
-    let mut cargo = outer_cargo(workspace);
-    // With a target named, the flags reach only what runs there. Without, they would also reach
-    // procedural macros, and those cannot be linked statically.
-    cargo.args(["build", "--package", "kleak", "--target", &host]);
-    if profile == Profile::Release {
-        cargo.arg("--release");
-    }
-    cargo.env(ENV_OBJECT, &object);
-    set_rustflags(&mut cargo, &rustflags(workspace, &host));
+    let mut cargo = static_cargo(workspace, "build", "kleak", profile)?;
     run(&mut cargo).context(
         "could not build kleak (it is linked statically: if that is what failed, the C library's \
          static half is missing; Debian has it in libc6-dev, Fedora in glibc-static)",
@@ -59,6 +51,27 @@ pub(crate) fn everything(workspace: &Workspace, profile: Profile) -> Result<Buil
     let executable = dir.join("kleak");
     files::copy_if_changed(&built, &executable)?;
     Ok(Built { toolchain, executable })
+}
+
+/// A cargo for a package of the user side whose programs are to be static files with the BPF object
+/// inside, which has to be built already.
+pub(crate) fn static_cargo(
+    workspace: &Workspace,
+    subcommand: &str,
+    package: &str,
+    profile: Profile,
+) -> Result<Command> {
+    let host = host(workspace)?;
+    let mut cargo = outer_cargo(workspace);
+    // With a target named, the flags reach only what runs there. Without, they would also reach
+    // procedural macros, and those cannot be linked statically.
+    cargo.args([subcommand, "--package", package, "--target", &host]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    cargo.env(ENV_OBJECT, workspace.bpf_object());
+    set_rustflags(&mut cargo, &rustflags(workspace, &host));
+    Ok(cargo)
 }
 
 /// The target triple of the tool chain that the user chose.

@@ -119,6 +119,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command that has the terminal to itself.
+pub(crate) fn run_in_terminal(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;
+    if !status.success() {
+        bail!("failed with {status}: {}", shown(command));
+    }
+    Ok(())
+}
+
 /// What a command prints. Its stderr is kept for the error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command

@@ -12,13 +12,14 @@ mod run;
 mod say;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench::BenchArgs, build::Profile, workspace::Workspace};
+use crate::{bench::BenchArgs, build::Profile, vm::VmArgs, workspace::Workspace};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
@@ -45,12 +46,17 @@ enum Task {
     },
     /// Formatting, clippy on both sides, and documentation, each with warnings denied
     Lint,
-    /// Build, lint, and run every test
+    /// Build, lint, and run every test, here and on the kernels of `vm`
     Test {
         /// Leave the lints out
         #[arg(long)]
         no_lint: bool,
+        /// Leave the virtual machines out
+        #[arg(long)]
+        no_vm: bool,
     },
+    /// Run the ground-truth tests on Debian's kernels from 5.10 to 7.2, in virtual machines
+    Vm(VmArgs),
     /// Measure what tracing adds to one allocation and its free, in interleaved rounds
     Bench(BenchArgs),
 }
@@ -82,7 +88,12 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Run { args } => run::run(&workspace, &args),
         Task::Lint => lint::run(&workspace),
-        Task::Test { no_lint } => test::run(&workspace, !no_lint),
+        Task::Test { no_lint, no_vm } => test::run(&workspace, !no_lint, !no_vm),
+        Task::Vm(args) => {
+            let tally = vm::run(&workspace, &args)?;
+            anyhow::ensure!(tally.failed == 0, "{} of the matrix's cells failed", tally.failed);
+            Ok(())
+        }
         Task::Bench(args) => bench::run(&workspace, &args),
     }
 }

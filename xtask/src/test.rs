@@ -12,6 +12,7 @@ use crate::{
     build::{self, Profile},
     command::shown,
     lint, say,
+    vm::{self, VmArgs},
     workspace::{Workspace, in_path},
 };
 
@@ -21,7 +22,7 @@ const ENV_EXECUTABLE: &str = "KLEAK_BIN";
 /// Programs that tests run, and the packages that have them.
 const NEEDED: [(&str, &str); 1] = [("ip", "iproute2")];
 
-pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, with_lint: bool, with_vm: bool) -> Result<()> {
     install_needed()?;
     let built = build::everything(workspace, Profile::Release)?;
     // A failed lint does not hide what the tests would have said.
@@ -46,14 +47,26 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool) -> Result<()> {
         }
     }
     let status = child.wait().context("cannot wait for the tests")?;
-    say::result(&total.closing_line());
+    let passed_here = total.passed;
     let mut failed = Vec::new();
+    if with_vm {
+        match vm::run(workspace, &VmArgs::default()) {
+            Ok(cells) => {
+                total.add(&cells);
+                if cells.failed > 0 {
+                    failed.push(format!("{} cells of the kernel matrix failed", cells.failed));
+                }
+            }
+            Err(error) => failed.push(format!("no kernel matrix: {error:#} (or --no-vm)")),
+        }
+    }
+    say::result(&total.closing_line());
     if let Err(error) = linted {
         failed.push(format!("{error:#}"));
     }
     if !status.success() {
         failed.push(format!("tests failed with {status}: {}", shown(&cargo)));
-    } else if total.passed == 0 {
+    } else if passed_here == 0 {
         failed.push(format!("no test was run: {}", shown(&cargo)));
     }
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
@@ -73,10 +86,10 @@ fn install_needed() -> Result<()> {
 
 /// What the test binaries counted, over all of them.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 impl Tally {

@@ -10,6 +10,7 @@ mod tracer;
 mod workload;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,38 @@ pub use slabs::{Returned, class_512_of_filters, class_512_of_messages, in_use, s
 pub use tracer::Tracer;
 pub use workload::{Record, Workload, workload_binary};
 
-/// How long anything that should be quick may take on a busy machine.
+/// How long anything that should be quick may take on a busy machine. Where processors are emulated
+/// (see [`on_this_machine`]) all that waits waits longer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A time limit made for a processor of its own, as it is on this machine: `KLEAK_TEST_SLOWNESS`
+/// times as long.
+pub fn on_this_machine(limit: Duration) -> Duration {
+    static SLOWNESS: OnceLock<u32> = OnceLock::new();
+    let slowness = SLOWNESS.get_or_init(|| {
+        let set = std::env::var("KLEAK_TEST_SLOWNESS").ok();
+        set.and_then(|slowness| slowness.parse().ok()).unwrap_or(1)
+    });
+    limit * *slowness
+}
+
+/// What a virtual machine of `cargo xtask vm` has besides its kernel: `cgroup-v2`, `cgroup-v1`,
+/// `no-btf` or `no-trampolines`; `None` on a machine of one's own.
+pub fn vm_variant() -> Option<String> {
+    std::env::var("KLEAK_VM_VARIANT").ok()
+}
+
+/// Whether the kernel shows its types, without which kleak cannot look into its structs.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// Says that a test has nothing to test on this kernel, and why. To be followed by `return Ok(())`:
+/// `cargo xtask vm` counts the test as not applicable, and prints the reason below its table.
+pub fn not_applicable(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    output::shout(&format!("NOT APPLICABLE {test}: {why}"));
+}
 
 /// The right to trace this machine: one test at a time, in whatever process it runs, because what
 /// one test allocates is another one's noise.
@@ -120,6 +151,7 @@ pub fn wait_for<T>(
     patience: Duration,
     mut ask: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let patience = on_this_machine(patience);
     let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask()? {

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::kleak::{Finished, Killed, binary};
-use super::{PATIENCE, Report, output, wait_for};
+use super::{PATIENCE, Report, on_this_machine, output, wait_for};
 
 /// Time to load the programs, on a machine that is busy with other tests.
 const ATTACH: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ impl Tracer {
             .with_context(|| format!("it said:\n{}", self.said.join("\n")))?;
         let stdout = self.stdout.take().context("it was waited for twice")?;
         // The pipe closes when the process, and what it started, has ended.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + on_this_machine(PATIENCE);
         loop {
             match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.said.push(line),
@@ -104,6 +104,7 @@ impl Tracer {
     }
 
     fn wait_for_line(&mut self, start: &str, patience: Duration) -> Result<()> {
+        let patience = on_this_machine(patience);
         let deadline = Instant::now() + patience;
         loop {
             match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::kleak::Killed;
-use super::{PATIENCE, output, wait_for};
+use super::{PATIENCE, on_this_machine, output, wait_for};
 use crate::sysv;
 
 /// The program: `KLEAK_WORKLOAD`, or the one built with the tests.
@@ -119,7 +119,7 @@ impl Workload {
     }
 
     fn line(&mut self, patience: Duration) -> Result<String> {
-        self.lines.recv_timeout(patience).with_context(|| {
+        self.lines.recv_timeout(on_this_machine(patience)).with_context(|| {
             format!("no answer within {patience:?} from workload {} (did it end?)", self.pid())
         })
     }

@@ -1,0 +1,118 @@
+//! What runs inside: the very test binaries of this clone, linked so that they need nothing beside
+//! them.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    build::{self, Profile},
+    command::shown,
+    say,
+    workspace::Workspace,
+};
+
+/// A file of `tests/tests` to run in each machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    /// Whether it is also run where something is taken away from a kernel or its cgroups are v1's:
+    /// if that could change what kleak answers.
+    pub(super) in_variants: bool,
+}
+
+/// The checks, in the order of the table. A new file of tests is one more line here. Left out are
+/// `cli` and `output`, on which the kernel has no bearing.
+pub(super) const CHECKS: [Check; 6] = [
+    Check { name: "workloads", in_variants: false },
+    Check { name: "counting", in_variants: true },
+    Check { name: "owners", in_variants: true },
+    Check { name: "limits", in_variants: false },
+    Check { name: "command", in_variants: false },
+    Check { name: "incident", in_variants: true },
+];
+
+/// The package of the tests.
+const PACKAGE: &str = "kleak-tests";
+const WORKLOAD: &str = "kleak-workload";
+
+/// What there is to run.
+pub(super) struct Programs {
+    pub(super) kleak: PathBuf,
+    pub(super) workload: PathBuf,
+    pub(super) tests: BTreeMap<String, PathBuf>,
+}
+
+pub(super) fn build(workspace: &Workspace, checks: &[Check]) -> Result<Programs> {
+    let built = build::everything(workspace, Profile::Release)?;
+    say::step("vm", "building the tests to run inside");
+    let mut cargo = build::static_cargo(workspace, "test", PACKAGE, Profile::Release)?;
+    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
+    for check in checks {
+        cargo.args(["--test", check.name]);
+    }
+    let artifacts = executables(&mut cargo)?;
+    let find = |name: &str| {
+        let found = artifacts.get(name).cloned();
+        found.with_context(|| format!("{} made no {name}", shown(&cargo)))
+    };
+    let tests = checks.iter().map(|check| Ok((check.name.to_owned(), find(check.name)?)));
+    Ok(Programs {
+        kleak: built.executable,
+        workload: find(WORKLOAD)?,
+        tests: tests.collect::<Result<_>>()?,
+    })
+}
+
+/// What cargo says that it made, by the name of the target.
+fn executables(cargo: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
+    let output = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", shown(cargo)))?;
+    if !output.status.success() {
+        bail!("failed with {}: {}", output.status, shown(cargo));
+    }
+    let text = String::from_utf8(output.stdout).context("cargo's messages are not UTF-8")?;
+    let found = text.lines().filter_map(executable).collect::<BTreeMap<_, _>>();
+    ensure!(!found.is_empty(), "no executable was made: {}", shown(cargo));
+    Ok(found)
+}
+
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message = serde_json::from_str::<Value>(line).ok()?;
+    let executable = message["executable"].as_str()?;
+    Some((message["target"]["name"].as_str()?.to_owned(), executable.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_read_from_cargo_s_messages() {
+        let made = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"limits"},
+                       "executable":"/t/limits-1"}"#;
+        let library =
+            r#"{"reason":"compiler-artifact","target":{"name":"kleak"},"executable":null}"#;
+        assert_eq!(executable(made), Some(("limits".to_owned(), "/t/limits-1".into())));
+        assert_eq!(executable(library), None);
+        assert_eq!(executable(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(executable("warning: not JSON"), None);
+    }
+
+    #[test]
+    fn every_check_is_a_file_of_tests() {
+        let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        for check in CHECKS {
+            assert!(tests.join(check.name).with_extension("rs").is_file(), "{check:?}");
+        }
+    }
+}
