@@ -19,7 +19,7 @@ pub(super) struct Links {
 }
 
 /// `(program, event)` of the frees.
-const FREES: [(&str, &str); 4] = [
+static FREES: [(&str, &str); 4] = [
     ("kfree", "kfree"),
     ("kfree_second", "kfree"),
     ("kmem_cache_free", "kmem_cache_free"),
@@ -62,6 +62,11 @@ fn allocations(
     list
 }
 
+/// `(program, event)` of the frees that the configuration asks for.
+fn frees(config: &Config) -> &'static [(&'static str, &'static str)] {
+    if config.only_cgroups { &[] } else { &FREES }
+}
+
 /// Whether a program is the first of a pair.
 pub(super) fn has_second(ebpf: &Ebpf, program: &str) -> bool {
     ebpf.program(&format!("{program}_second")).is_some()
@@ -72,7 +77,11 @@ pub(super) fn is_second(program: &str) -> bool {
     program.ends_with("_second")
 }
 
-fn life(layout: &Layout) -> Vec<&'static str> {
+fn life(config: &Config, layout: &Layout) -> Vec<&'static str> {
+    // A task that moves changes whose memory is whose, and no cgroup's life.
+    if config.only_cgroups {
+        return CGROUPS.into_iter().filter(|event| *event != "cgroup_attach_task").collect();
+    }
     let mut list = LIFE.to_vec();
     if layout.btf {
         list.extend(CGROUPS);
@@ -90,8 +99,8 @@ pub(super) fn load_programs(
         .into_iter()
         .map(|(program, _)| program)
         .collect();
-    names.extend(FREES.map(|(program, _)| program));
-    names.extend(life(layout));
+    names.extend(frees(config).iter().map(|(program, _)| program));
+    names.extend(life(config, layout));
     names.sort_unstable();
     names.dedup();
     for name in names {
@@ -138,10 +147,10 @@ impl Probe {
     ///
     /// Errors: the kernel refused a program.
     pub fn attach(&mut self, config: &Config) -> Result<(), Error> {
-        for event in life(&self.layout) {
+        for event in life(config, &self.layout) {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
-        for (program, event) in FREES {
+        for &(program, event) in frees(config) {
             self.links.frees.push(attach(&mut self.ebpf, program, event)?);
         }
         for (program, event) in allocations(!config.sizes.is_empty(), self.caches, &self.layout) {

@@ -44,6 +44,14 @@ pub enum Error {
         "--cache needs a kernel from 6.0 on, with BTF: before, its events do not say which slab cache an object comes from; use --size with the cache's object size where it is a kmalloc cache"
     )]
     NoCacheNames,
+    /// Cgroups on a kernel without BTF.
+    #[error(
+        "following cgroups needs the kernel's BTF, and there is none at {}: it says where a cgroup keeps its id", btf.display()
+    )]
+    NoCgroupEvents {
+        /// Where BTF was looked for.
+        btf: PathBuf,
+    },
     /// The kernel refused the programs or maps.
     #[error("the kernel refused {what}: {cause}{advice}")]
     Refused {

@@ -18,12 +18,14 @@ use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
 use kleak_common::{SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
 
-pub(crate) use self::read::{cache_name, comm_text};
+use crate::host::cgroup::{CgroupLayout, MemoryVersion};
+
+pub(crate) use self::read::{cache_name, comm_text, now_ns};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
     layout::Layout,
-    read::{CgroupChange, ChangeKind},
+    read::{Actor, CgroupChange, ChangeKind},
 };
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
@@ -31,6 +33,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kl
 
 /// Sites the kernel side holds at once.
 pub const MAX_SITES: u32 = 16_384;
+
+/// Size of the ring buffer of cgroup events, 1,700 of them: emptied ten times a second, so that
+/// 17,000 a second can pass.
+const CGROUP_EVENT_BYTES: u32 = 1 << 20;
 
 /// Fewest bytes of maps an object costs: entry, key, value and its share of the buckets. Used to
 /// choose `--max-objects`; what is printed is what the kernel says.
@@ -66,6 +72,8 @@ pub struct Config {
     pub sizes: Vec<u64>,
     /// Follow named caches.
     pub caches: bool,
+    /// Attach nothing but what tells of cgroups: no allocation, no free, no process.
+    pub only_cgroups: bool,
     /// Kernel stacks.
     pub stacks: Stacks,
     /// User stacks too.
@@ -84,7 +92,38 @@ pub struct Config {
     pub tracefs: Vec<PathBuf>,
 }
 
+impl CgroupSource {
+    /// The source on a machine with these hierarchies.
+    #[must_use]
+    pub fn of(layout: &CgroupLayout) -> Self {
+        match layout.memory_version() {
+            None => Self::None,
+            Some(MemoryVersion::V2) => Self::Unified,
+            Some(MemoryVersion::V1) => Self::MemoryV1(layout.memory_hierarchy),
+        }
+    }
+}
+
 impl Config {
+    /// Nothing but the life of cgroups.
+    #[must_use]
+    pub fn of_cgroups(cgroups: CgroupSource) -> Self {
+        let (btf, tracefs) = Self::usual_places();
+        Self {
+            sizes: Vec::new(),
+            caches: false,
+            only_cgroups: true,
+            stacks: Stacks::Off,
+            user_stacks: false,
+            max_objects: 1,
+            follow_family: false,
+            cgroups,
+            stack_size: None,
+            btf,
+            tracefs,
+        }
+    }
+
     /// Usual places of BTF and tracefs.
     #[must_use]
     pub fn usual_places() -> (PathBuf, Vec<PathBuf>) {
@@ -119,6 +158,9 @@ impl Probe {
         }
         rights::check()?;
         let layout = layout::find(&config.btf, &config.tracefs)?;
+        if config.only_cgroups && !layout.btf {
+            return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
+        }
         if config.caches && layout.cache_events.is_empty() {
             return Err(Error::NoCacheNames);
         }
@@ -138,9 +180,11 @@ impl Probe {
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("SIZES", sizes.as_slice(), true)
             .map_max_entries("OBJECTS", config.max_objects)
-            .map_max_entries("SITES", MAX_SITES)
-            .map_max_entries("COUNTS", MAX_SITES)
-            .map_max_entries("PROCESSES", MAX_SITES)
+            .map_max_entries("SITES", few(!config.only_cgroups, MAX_SITES))
+            .map_max_entries("COUNTS", few(!config.only_cgroups, MAX_SITES))
+            .map_max_entries("PROCESSES", few(!config.only_cgroups, MAX_SITES))
+            .map_max_entries("DEFERRED", few(!config.only_cgroups, 65_536))
+            .map_max_entries("CGROUP_EVENTS", CGROUP_EVENT_BYTES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches, 2_048))
             .map_max_entries(
@@ -289,6 +333,7 @@ mod tests {
         Config {
             sizes: sizes.to_vec(),
             caches,
+            only_cgroups: false,
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,

@@ -1,11 +1,13 @@
-//! The report as JSON: `schema/kleak.report-1.schema.json` says what is in it.
+//! Reports as JSON: the files in `schema/` say what is in them.
 
 use std::io;
+
+use serde::Serialize;
 
 use super::{Report, sanitize};
 
 /// Writes `report` for people and `jq`: indented, one document.
-pub fn write_pretty(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+pub fn write_pretty(report: &impl Serialize, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
     write(&serde_json::to_string_pretty(report)?, w)
 }
 
