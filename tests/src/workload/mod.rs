@@ -6,6 +6,7 @@
 //! between `go` and `done` it makes exactly what it says.
 
 mod arp;
+mod cgroups;
 mod churn;
 mod kubelet;
 mod messages;
@@ -65,6 +66,8 @@ enum Work {
     /// `go`: receives ARP requests of many senders, each remembered by the kernel in an object
     /// that a softirq allocates
     Arp(ArpArgs),
+    /// `go`: makes cgroups and removes them; `drain`: deletes the files that keep them dying
+    Cgroups(CgroupsArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -140,6 +143,25 @@ struct ArpArgs {
 }
 
 #[derive(Debug, Args)]
+struct CgroupsArgs {
+    /// Cgroups for each `go` that does not say how many
+    #[arg(long)]
+    count: usize,
+    /// Directory of the cgroup below which they are made
+    #[arg(long)]
+    parent: PathBuf,
+    /// Directory of the cgroup that this process belongs to when it is in none of them
+    #[arg(long)]
+    home: PathBuf,
+    /// Do not remove them
+    #[arg(long)]
+    keep: bool,
+    /// Directory on a tmpfs: each cgroup is charged for a file of 1 MiB written there
+    #[arg(long)]
+    pin: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct TreeArgs {
     /// Messages each process sends
     #[arg(long)]
@@ -193,6 +215,7 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Pair(args) => pair::run(&args)?,
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
+        Work::Cgroups(args) => cgroups::run(&args)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)

@@ -5,26 +5,15 @@ use std::cmp::Reverse;
 use hashbrown::HashMap;
 
 use super::{
-    census::Census,
     life::{Born, Dying, Life},
-    report::{
-        CgroupsReport, CreatorRow, DyingRow, Held, Hierarchy, Limit, Lives, Loss, ParentRow,
-        Population, SCHEMA,
-    },
+    limit::{self, ids_outlived},
+    places,
+    report::{CgroupsReport, CreatorRow, DyingRow, Hierarchy, Lives, Loss, Population, SCHEMA},
     sentence,
     snapshot::{CgroupsSnapshot, Watched},
 };
-use crate::{
-    host::{cgroup::MemoryVersion, memcg::Charges},
-    report::Owner,
-};
+use crate::{host::cgroup::MemoryVersion, report::Owner};
 
-/// `MEM_CGROUP_ID_MAX` (`include/linux/memcontrol.h`, 5.10 to 7.2): 16 bits, and 0 is none. Up to
-/// 5.17 the last one is never given out.
-pub const MAX_IDS: u64 = 65_535;
-
-/// Fewest ids by which the use must have grown for a rate to be worth extrapolating.
-const LEAST_GROWTH: u64 = 5;
 /// Growth of the dying in a window that is worth an alarm.
 const PILING_UP: u64 = 20;
 /// Share of the ids in use that is worth one.
@@ -37,8 +26,8 @@ const SOON: u64 = 7 * 86_400;
 pub fn analyse(snapshot: &CgroupsSnapshot, top: Option<usize>) -> CgroupsReport {
     let window_s = seconds(snapshot.at_ns.saturating_sub(snapshot.start_ns));
     let watched = snapshot.watched.as_ref().ok();
-    let limit = limit(snapshot, window_s);
-    let (parents, held) = parents(snapshot);
+    let limit = limit::of(snapshot, window_s);
+    let (parents, held) = places::of(snapshot);
     let mut report = CgroupsReport {
         schema: SCHEMA.to_owned(),
         host: snapshot.host.clone(),
@@ -89,58 +78,6 @@ fn population(snapshot: &CgroupsSnapshot) -> Population {
         dying_seen: life.map(|life| life.dying.len() as u64),
         oldest_dying_s: oldest.map(|removed| seconds(snapshot.at_ns.saturating_sub(removed))),
     }
-}
-
-/// Ids in use, at least and at most.
-///
-/// A cgroup that is there has one. A dying one gives its id back when it goes offline, unless swap
-/// entries are recorded under it (`mem_cgroup_id_put()` in `mem_cgroup_css_offline()`,
-/// `mem_cgroup_swapout()`; since 4.8, before which it kept the id until its end).
-fn used(census: &Census, snapshot: &CgroupsSnapshot) -> (u64, Option<u64>) {
-    let v2 = snapshot.version == MemoryVersion::V2;
-    // On version 2 the controller may be on without its files being there, as another one needs it
-    // (`depends_on` of the io controller); from 6.12 the kernel counts.
-    let least = census.memory.unwrap_or_else(|| census.with_memory());
-    let most = if v2 { census.memory.unwrap_or(census.groups.len() as u64) } else { least };
-    let keep = !ids_outlived(&snapshot.host.kernel) || snapshot.swap_used_bytes != Some(0);
-    let dying = if keep { census.dying_memory.or(census.dying) } else { Some(0) };
-    (least, dying.map(|dying| most + dying).filter(|_| !census.incomplete))
-}
-
-/// Whether a cgroup's id is given back before its end: from 4.8 on (see [`used`]). Where the
-/// version cannot be read, it is not relied on.
-fn ids_outlived(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (4, 8),
-        _ => false,
-    }
-}
-
-fn limit(snapshot: &CgroupsSnapshot, window_s: f64) -> Limit {
-    let (least_before, most_before) = used(&snapshot.before, snapshot);
-    let (least, most) = used(&snapshot.after, snapshot);
-    let before = most_before.unwrap_or(least_before);
-    let now = most.unwrap_or(least);
-    let rate = (window_s > 0.0).then(|| (now as f64 - before as f64) / window_s);
-    let growing = now.saturating_sub(before) >= LEAST_GROWTH;
-    let left = MAX_IDS.saturating_sub(now) as f64;
-    let share = |ids: u64| ids as f64 / MAX_IDS as f64;
-    Limit {
-        ids: MAX_IDS,
-        used_at_least: least,
-        used_at_most: most,
-        share_at_least: share(least),
-        share_at_most: most.map(share),
-        growth_per_s: rate,
-        reached_in_s: rate.filter(|_| growing).map(|rate| whole(left / rate)),
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "saturates")]
-#[expect(clippy::cast_sign_loss, reason = "a quotient of what is not negative")]
-fn whole(seconds: f64) -> u64 {
-    seconds.max(0.0) as u64
 }
 
 fn lives(watched: &Watched, window_s: f64) -> Lives {
@@ -216,96 +153,6 @@ fn dying(watched: &Watched, snapshot: &CgroupsSnapshot) -> Vec<DyingRow> {
         .collect()
 }
 
-/// Rows of cgroups that have, or had in the window, others below them; and what all dying ones
-/// together hold.
-fn parents(snapshot: &CgroupsSnapshot) -> (Vec<ParentRow>, Option<Held>) {
-    let census = &snapshot.after;
-    let v2 = snapshot.version == MemoryVersion::V2;
-    let life = snapshot.watched.as_ref().ok().map(|watched| &watched.life);
-    let children = census.children();
-    let by_kernel = census.dying_by_parent();
-    let mut rows: HashMap<&str, ParentRow> = HashMap::new();
-    fn entry<'a, 'b>(
-        rows: &'b mut HashMap<&'a str, ParentRow>,
-        path: &'a str,
-        watched: bool,
-        v2: bool,
-    ) -> &'b mut ParentRow {
-        let none = watched.then_some(0);
-        rows.entry(path).or_insert_with(|| ParentRow {
-            path: path.to_owned(),
-            live: 0,
-            dying: v2.then_some(0),
-            dying_seen: none,
-            created: none,
-            removed: none,
-            held: None,
-        })
-    }
-    let watched = life.is_some();
-    for (path, below) in &children {
-        entry(&mut rows, path, watched, v2).live = below.len() as u64;
-    }
-    for (path, count) in by_kernel {
-        entry(&mut rows, path, watched, v2).dying = Some(count);
-    }
-    if let Some(life) = life {
-        for (path, deeds) in &life.parents {
-            let row = entry(&mut rows, census.nearest(path), watched, v2);
-            row.created = row.created.map(|count| count + deeds.created);
-            row.removed = row.removed.map(|count| count + deeds.removed);
-        }
-        for dying in life.dying.values() {
-            let above = super::census::parent(&dying.path).unwrap_or("/");
-            let row = entry(&mut rows, census.nearest(above), watched, v2);
-            row.dying_seen = row.dying_seen.map(|count| count + 1);
-        }
-    }
-    let mut all = None;
-    if snapshot.charges_read && census.dying.is_some_and(|dying| dying > 0) && !census.incomplete {
-        let held = |path: &str| {
-            // The root of version 2 is charged for much of the machine itself.
-            if v2 && path == "/" {
-                return None;
-            }
-            census.beside_children(path, children.get(path).map_or(&[], Vec::as_slice))
-        };
-        if v2 {
-            for row in rows.values_mut().filter(|row| row.dying.is_some_and(|count| count > 0)) {
-                row.held = held(&row.path);
-                add(&mut all, row.held);
-            }
-        } else {
-            // Nothing says below which there are dying ones, so each that holds more than is
-            // charged to it and its children counts.
-            let each: Option<Vec<(&str, Charges)>> = census
-                .groups
-                .iter()
-                .filter(|(_, group)| group.memory)
-                .map(|(path, _)| held(path).map(|charges| (path.as_str(), charges)))
-                .collect();
-            for (path, charges) in each.unwrap_or_default() {
-                add(&mut all, Some(charges));
-                if rows.contains_key(path) || charges.total() > 0 {
-                    entry(&mut rows, path, watched, v2).held = Some(charges);
-                }
-            }
-        }
-    }
-    let mut rows: Vec<ParentRow> = rows.into_values().collect();
-    rows.sort_by_cached_key(|row| {
-        let held = row.held.map_or(0, |held| held.total());
-        let dying = row.dying.or(row.dying_seen);
-        (Reverse(dying), Reverse(held), Reverse(row.created), Reverse(row.live), row.path.clone())
-    });
-    (rows, all.map(|charges| Held { charges, with_parents_own: v2 }))
-}
-
-fn add(sum: &mut Option<Charges>, more: Option<Charges>) {
-    let Some(more) = more else { return };
-    *sum = Some(sum.map_or(more, |sum| sum.combine(more, u64::saturating_add)));
-}
-
 fn loss(watched: &Watched) -> Loss {
     Loss {
         lost_events: watched.lost_events,
@@ -361,7 +208,7 @@ fn notes(snapshot: &CgroupsSnapshot) -> Vec<String> {
         );
     }
     if let Ok(watched) = &snapshot.watched {
-        let lost = watched.lost_events + watched.life.untracked;
+        let lost = watched.lost_events.saturating_add(watched.life.untracked);
         if lost > 0 {
             notes.push(format!(
                 "{lost} events are counted, but whose they were is lost; rows are too low by as many"

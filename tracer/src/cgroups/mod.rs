@@ -11,7 +11,11 @@
 pub mod analyse;
 pub mod census;
 pub mod life;
+mod limit;
+mod places;
 pub mod report;
+#[cfg(test)]
+pub(crate) mod sample;
 mod sentence;
 pub mod snapshot;
 pub mod text;

@@ -42,32 +42,22 @@ fn window(report: &CgroupsReport) -> String {
 
 fn makers(report: &CgroupsReport) -> Option<String> {
     let life = report.life.as_ref()?;
+    let created = human::count(life.created);
     if life.created == 0 {
-        return Some(format!("none was made in {}", window(report)));
+        return Some(format!("none was created in {}", window(report)));
     }
     let first = report.creators.first().filter(|row| row.created > 0);
     let share = first.map_or(0.0, |row| row.created as f64 / life.created as f64);
+    let rate = per_second(life.created_per_s);
     Some(match first {
-        Some(row) if share > MAINLY => {
-            let rate = row.created as f64 / report.window_s.max(f64::MIN_POSITIVE);
-            let of = if row.created == life.created {
-                format!("all {} made in {}", human::count(life.created), window(report))
-            } else {
-                format!(
-                    "{} of {} made in {}",
-                    human::percent(share),
-                    human::count(life.created),
-                    window(report)
-                )
-            };
-            format!("{} made {of}, {}", maker(row), per_second(rate))
+        Some(row) if row.created == life.created => {
+            format!("{} created all {created} of {}, {rate}", maker(row), window(report))
         }
-        _ => format!(
-            "{} were made in {}, {}, mostly by nobody in particular",
-            human::count(life.created),
-            window(report),
-            per_second(life.created_per_s)
-        ),
+        Some(row) if share > MAINLY => {
+            let own = human::count(row.created);
+            format!("{} created {own} of {created} in {}, {rate}", maker(row), window(report))
+        }
+        _ => format!("{created} were created in {}, {rate}, by many", window(report)),
     })
 }
 
@@ -99,8 +89,13 @@ fn limit(report: &CgroupsReport) -> String {
         None => format!("at least {}", human::count(limit.used_at_least)),
     };
     let of = format!("{used} of {} ids are used", human::count(limit.ids));
-    if limit.used_at_most.unwrap_or(limit.used_at_least) >= limit.ids {
+    // Up to 5.17 the last one is never given out.
+    let none_left = |used: u64| used.saturating_add(1) >= limit.ids;
+    if none_left(limit.used_at_least) {
         return format!("{of}: mkdir fails with \"No space left on device\"");
+    }
+    if limit.used_at_most.is_some_and(none_left) {
+        return format!("{of}: mkdir may fail with \"No space left on device\"");
     }
     match limit.reached_in_s {
         Some(left) => {

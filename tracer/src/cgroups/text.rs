@@ -294,7 +294,7 @@ fn trust(report: &CgroupsReport, page: &mut Page) {
     let host = &report.host;
     let watched = format!(
         "{}; {} at {}; {}, Linux {} {}",
-        human::seconds(report.window_s),
+        if report.window_s > 0.0 { human::seconds(report.window_s) } else { "once".to_owned() },
         report.hierarchy.version,
         terminal(&report.hierarchy.mount),
         terminal(&host.hostname),

@@ -180,9 +180,9 @@ impl CgroupLayout {
             self.memory_mount.as_ref().is_some_and(|mount| self.is_whole(&host.join(mount)));
         let mut attempts = 0;
         loop {
-            let before = whole.then(|| self.all(host)).flatten();
+            let before = whole.then(|| all(host)).flatten();
             let seen = self.scan(host);
-            let after = whole.then(|| self.all(host)).flatten();
+            let after = whole.then(|| all(host)).flatten();
             attempts += 1;
             // Cgroups may come and go during the walk; the answer is then off by that many.
             if before == after || attempts == CALM_ATTEMPTS {
@@ -205,12 +205,12 @@ impl CgroupLayout {
             mount.join("release_agent").exists()
         }
     }
+}
 
-    /// Cgroups of the memory controller's hierarchy, dying ones included (version 1).
-    fn all(&self, host: &Host) -> Option<u64> {
-        let controllers = parse_controllers(&read_text(&host.proc("cgroups")).ok()?);
-        controllers.iter().find(|controller| controller.name == "memory").map(|row| row.cgroups)
-    }
+/// Cgroups of the memory controller's hierarchy, dying ones included (version 1).
+fn all(host: &Host) -> Option<u64> {
+    let controllers = parse_controllers(&read_text(&host.proc("cgroups")).ok()?);
+    controllers.iter().find(|controller| controller.name == "memory").map(|row| row.cgroups)
 }
 
 /// Walks a hierarchy below `mount`, a path of this machine.

@@ -171,8 +171,10 @@ mod tests {
         #[test]
         fn never_panics(text in "(?s).{0,200}", numbers in "((total_)?(cache|shmem|rss|file|anon) [0-9]{1,22}\n){0,12}") {
             for text in [text, numbers] {
-                parse_v1(&text).with_descendants.total();
-                parse_v2(&text).with_descendants.total();
+                for stat in [parse_v1(&text), parse_v2(&text)] {
+                    let all = stat.with_descendants;
+                    prop_assert!(all.total() >= all.anon_bytes.unwrap_or(0));
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use aya::{
 };
 use kleak_common::Control;
 
-use super::{Config, Error, Layout, OBJECT, Probe, refused, rights};
+use super::{Config, Error, Layout, OBJECT, Probe, Scope, refused, rights};
 
 /// What is attached.
 #[derive(Default)]
@@ -64,7 +64,7 @@ fn allocations(
 
 /// `(program, event)` of the frees that the configuration asks for.
 fn frees(config: &Config) -> &'static [(&'static str, &'static str)] {
-    if config.only_cgroups { &[] } else { &FREES }
+    if config.scope == Scope::Cgroups { &[] } else { &FREES }
 }
 
 /// Whether a program is the first of a pair.
@@ -79,7 +79,7 @@ pub(super) fn is_second(program: &str) -> bool {
 
 fn life(config: &Config, layout: &Layout) -> Vec<&'static str> {
     // A task that moves changes whose memory is whose, and no cgroup's life.
-    if config.only_cgroups {
+    if config.scope == Scope::Cgroups {
         return CGROUPS.into_iter().filter(|event| *event != "cgroup_attach_task").collect();
     }
     let mut list = LIFE.to_vec();

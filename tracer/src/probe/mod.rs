@@ -65,6 +65,15 @@ pub enum CgroupSource {
     MemoryV1(u32),
 }
 
+/// What is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Allocations, frees, and all that tells whose they are.
+    Allocations,
+    /// Creation, removal and release of cgroups alone.
+    Cgroups,
+}
+
 /// What to trace, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -72,8 +81,8 @@ pub struct Config {
     pub sizes: Vec<u64>,
     /// Follow named caches.
     pub caches: bool,
-    /// Attach nothing but what tells of cgroups: no allocation, no free, no process.
-    pub only_cgroups: bool,
+    /// What is attached at all.
+    pub scope: Scope,
     /// Kernel stacks.
     pub stacks: Stacks,
     /// User stacks too.
@@ -112,7 +121,7 @@ impl Config {
         Self {
             sizes: Vec::new(),
             caches: false,
-            only_cgroups: true,
+            scope: Scope::Cgroups,
             stacks: Stacks::Off,
             user_stacks: false,
             max_objects: 1,
@@ -158,7 +167,7 @@ impl Probe {
         }
         rights::check()?;
         let layout = layout::find(&config.btf, &config.tracefs)?;
-        if config.only_cgroups && !layout.btf {
+        if config.scope == Scope::Cgroups && !layout.btf {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
         }
         if config.caches && layout.cache_events.is_empty() {
@@ -172,6 +181,7 @@ impl Probe {
                 *slot = 1;
             }
         }
+        let allocations = config.scope == Scope::Allocations;
         let few = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             // Nothing is relocated against kernel types, so the kernel's BTF need not be parsed.
@@ -180,10 +190,10 @@ impl Probe {
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("SIZES", sizes.as_slice(), true)
             .map_max_entries("OBJECTS", config.max_objects)
-            .map_max_entries("SITES", few(!config.only_cgroups, MAX_SITES))
-            .map_max_entries("COUNTS", few(!config.only_cgroups, MAX_SITES))
-            .map_max_entries("PROCESSES", few(!config.only_cgroups, MAX_SITES))
-            .map_max_entries("DEFERRED", few(!config.only_cgroups, 65_536))
+            .map_max_entries("SITES", few(allocations, MAX_SITES))
+            .map_max_entries("COUNTS", few(allocations, MAX_SITES))
+            .map_max_entries("PROCESSES", few(allocations, MAX_SITES))
+            .map_max_entries("DEFERRED", few(allocations, 65_536))
             .map_max_entries("CGROUP_EVENTS", CGROUP_EVENT_BYTES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches, 2_048))
@@ -327,13 +337,13 @@ fn exists(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupSource, Config, Stacks, free_mask};
+    use super::{CgroupSource, Config, Scope, Stacks, free_mask};
 
     fn config(sizes: &[u64], caches: bool) -> Config {
         Config {
             sizes: sizes.to_vec(),
             caches,
-            only_cgroups: false,
+            scope: Scope::Allocations,
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,

@@ -12,6 +12,8 @@ pub mod text;
 
 #[cfg(test)]
 pub(crate) mod sample;
+#[cfg(test)]
+pub(crate) mod schema;
 
 use serde::{Deserialize, Serialize};
 

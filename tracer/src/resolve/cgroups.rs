@@ -42,10 +42,9 @@ impl Cgroups {
     pub fn apply(&mut self, change: CgroupChange) {
         use crate::probe::ChangeKind::{Created, Released, Removed};
         match change.kind {
-            Created => {}
             Removed if self.dying.len() < MOST => drop(self.dying.insert(change.id, change.at_ns)),
-            Removed => {}
             Released => drop(self.dying.remove(&change.id)),
+            Created | Removed => {}
         }
         if !change.path.starts_with('/') || change.path_cut {
             return;
@@ -119,19 +118,33 @@ mod tests {
     use super::Cgroups;
     use crate::{
         host::{Host, cgroup::CgroupLayout},
-        probe::{CgroupChange, ChangeKind},
+        probe::{Actor, CgroupChange, ChangeKind},
     };
 
     #[test]
     fn a_path_outlives_its_cgroup() {
         let (host, layout) = (Host::new("/nonexistent"), CgroupLayout::from_parts(b"", &[]));
         let mut cgroups = Cgroups::default();
-        let change =
-            |kind| CgroupChange { id: 7, kind, path: "/kubepods/pod1".to_owned(), tgid: 1 };
+        let change = |kind| CgroupChange {
+            id: 7,
+            kind,
+            at_ns: 5,
+            path: "/kubepods/pod1".to_owned(),
+            path_cut: false,
+            counted: true,
+            actor: Actor::default(),
+            charged_pages: None,
+        };
         assert_eq!(cgroups.path(7, &host, &layout), None);
         cgroups.apply(change(ChangeKind::Created));
         cgroups.apply(change(ChangeKind::Removed));
         assert_eq!(cgroups.path(7, &host, &layout).as_deref(), Some("/kubepods/pod1"));
+        assert_eq!(cgroups.removed(7, &host, &layout), Some(true));
+        assert_eq!(cgroups.oldest_dying_ns(), Some(5));
+        cgroups.apply(change(ChangeKind::Released));
+        assert_eq!(cgroups.oldest_dying_ns(), None);
+        assert_eq!(cgroups.removed(7, &host, &layout), Some(true));
+        assert_eq!(cgroups.removed(8, &host, &layout), None);
         assert_eq!(cgroups.path(0, &host, &layout), None);
     }
 }

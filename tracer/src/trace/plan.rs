@@ -100,7 +100,7 @@ impl Plan {
         let config = probe::Config {
             sizes: choice.slots.clone(),
             caches: choice.named,
-            only_cgroups: false,
+            scope: probe::Scope::Allocations,
             stacks: args.stacks.into(),
             user_stacks: args.user_stacks,
             max_objects,
