@@ -228,9 +228,15 @@ fn pinned_ones_are_dying_until_their_files_are_deleted() -> Result<()> {
     wait_for("end of what was pinned", PATIENCE, || {
         Ok((dying()? < before + PINNED / 2).then_some(()))
     })?;
+    // A CPU may hold on to a few of them for a while, in its stock of charges made in advance.
     calm()?;
     let after = report(tracer)?;
-    assert!(number(&after["life"]["released"])? >= expected, "{:#}", after["life"]);
+    let cgroups = &after["cgroups"];
+    let fewer = number(&cgroups["dying_at_start"])?.saturating_sub(number(&cgroups["dying"])?);
+    assert!(fewer >= expected / 2, "{cgroups:#}");
+    // By events as by the kernel's books, which may be a release ahead.
+    let released = number(&after["life"]["released"])?;
+    assert!(released + 3 >= fewer && released >= expected / 2, "{released}, {cgroups:#}");
     Ok(())
 }
 

@@ -51,7 +51,7 @@ fn makers(report: &CgroupsReport) -> Option<String> {
     let rate = per_second(life.created_per_s);
     Some(match first {
         Some(row) if row.created == life.created => {
-            format!("{} created all {created} of {}, {rate}", maker(row), window(report))
+            format!("{} created all {created} made in {}, {rate}", maker(row), window(report))
         }
         Some(row) if share > MAINLY => {
             let own = human::count(row.created);
