@@ -268,6 +268,9 @@ pub mod cgroup_event {
     pub const COUNT: u32 = 3;
 }
 
+/// Value of [`CgroupEvent::charged_pages`] when it is not known.
+pub const UNKNOWN_PAGES: u64 = u64::MAX;
+
 /// One event of a cgroup's life.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -276,14 +279,24 @@ pub struct CgroupEvent {
     pub id: u64,
     /// When, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
+    /// Start of the process that did it, as [`Site::start_ns`]; a release is done by a kernel
+    /// worker.
+    pub start_ns: u64,
+    /// Cgroup of the process that did it, as [`Site::cgroup`].
+    pub actor_cgroup: u64,
+    /// Pages charged to it (`mem_cgroup.memory.usage`), with those of living and dying cgroups
+    /// below; [`UNKNOWN_PAGES`] where that cannot be read.
+    pub charged_pages: u64,
+    /// Name of the process that did it: that of its thread-group leader.
+    pub comm: [u8; COMM_LEN],
     /// One of [`cgroup_event`].
     pub what: u32,
-    /// Thread-group id of the task that did it; a release is done by a kernel worker.
+    /// Thread-group id of the process that did it.
     pub tgid: u32,
     /// Bytes of `path` that count, without a NUL; [`PATH_LEN`] - 1 when it was cut.
     pub path_len: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// 1 when the event is in [`crate::CpuState::cgroup_events`] too: kleak was counting.
+    pub counted: u32,
     /// Path below the mount of its hierarchy.
     pub path: [u8; PATH_LEN],
 }
@@ -334,7 +347,7 @@ const _: () = {
     assert!(size_of::<Tally>() == 18 * 8);
     assert!(size_of::<DeferredFree>() == 16);
     assert!(size_of::<Queued>() == 16);
-    assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
+    assert!(size_of::<CgroupEvent>() == 72 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);
 };
 

@@ -118,6 +118,10 @@ pub struct Offsets {
     pub root_hierarchy: u32,
     /// `kernfs_node.id`.
     pub kn_id: u32,
+    /// `cgroup.subsys[memory_cgrp_id]`: the array's offset plus eight times the enum's value.
+    pub cgroup_memory: u32,
+    /// `mem_cgroup.memory.usage`, whose `css` is its first field.
+    pub memcg_usage: u32,
     /// `kmem_cache.name`.
     pub cache_name: u32,
     /// `kmem_cache.size`.
@@ -150,6 +154,8 @@ impl Offsets {
         cgroup_root: Self::UNKNOWN,
         root_hierarchy: Self::UNKNOWN,
         kn_id: Self::UNKNOWN,
+        cgroup_memory: Self::UNKNOWN,
+        memcg_usage: Self::UNKNOWN,
         cache_name: Self::UNKNOWN,
         cache_size: Self::UNKNOWN,
         cache_object_size: Self::UNKNOWN,
@@ -186,7 +192,7 @@ pub mod row {
 
 const _: () = {
     assert!(size_of::<Settings>() == 80);
-    assert!(size_of::<Offsets>() == 20 * 4);
+    assert!(size_of::<Offsets>() == 22 * 4);
 };
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ fn stack_of(task: u64, tally: &mut Tally) -> u64 {
 }
 
 #[inline(always)]
-fn cgroup_of(task: u64) -> Result<u64, i32> {
+pub(crate) fn cgroup_of(task: u64) -> Result<u64, i32> {
     match setting!(cgroup_source) {
         // SAFETY: a helper without arguments.
         cgroup_source::DEFAULT_HIERARCHY => Ok(unsafe { generated::bpf_get_current_cgroup_id() }),

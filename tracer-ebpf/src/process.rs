@@ -29,7 +29,7 @@ pub(crate) fn remember(start_ns: u64, tgid: u32, tally: &mut Tally) {
 
 /// Name of the task's process: that of its first thread. Without BTF, that of the thread itself.
 #[inline(always)]
-fn leader_comm(task: u64, tally: &mut Tally) -> [u8; COMM_LEN] {
+pub(crate) fn leader_comm(task: u64, tally: &mut Tally) -> [u8; COMM_LEN] {
     let comm = read::<u64>(task, offset!(task_group_leader))
         .and_then(|leader| read::<[u8; COMM_LEN]>(leader, offset!(task_comm)))
         .or_else(|_| bpf_get_current_comm());

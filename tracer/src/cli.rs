@@ -26,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Watch a window and report who owns what was allocated in it and not freed
     Trace(Box<TraceArgs>),
+    /// Count memory cgroups: live, dying, made by whom, and how far from the limit
+    Cgroups(CgroupsArgs),
     /// Print completions for a shell, to be sourced by it
     Completions {
         /// Which shell
@@ -154,6 +156,43 @@ pub struct TraceArgs {
     /// Attach, run this, and stop when it ends; the report is what it and its descendants leave
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// Options of `kleak cgroups`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak cgroups --duration 1m                    why does mkdir say \"No space left on device\"?
+  kleak cgroups --duration 30s --format json     the same for scripts
+
+Without the rights to load BPF programs, it reports what can be read and says what is missing.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 this system or user cannot, 128+N ended by signal N.")]
+pub struct CgroupsArgs {
+    /// Length of the window: 30s, 5m, 1h30m [default: until Ctrl-C]
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub duration: Option<Duration>,
+
+    /// Rows shown of each table [default: 10 in text, all in JSON]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = CgroupsFormat::Text)]
+    pub format: CgroupsFormat,
+
+    /// Write the report here instead of to stdout (`-`)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+}
+
+/// Formats of the report on cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CgroupsFormat {
+    /// For people
+    Text,
+    /// One indented JSON document
+    Json,
 }
 
 /// Allocators.

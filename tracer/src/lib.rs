@@ -5,6 +5,7 @@
 //! tested without root.
 
 pub mod analyse;
+pub mod cgroups;
 pub mod cli;
 pub mod export;
 pub mod host;

@@ -4,6 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use kleak::{
+    cgroups,
     cli::{self, Cli, Command},
     export::output,
     report::sanitize,
@@ -20,12 +21,12 @@ const CANNOT: u8 = 3;
 const HELD: u8 = 4;
 
 fn main() -> ExitCode {
-    let args = match Cli::parse().command {
-        Command::Trace(args) => args,
+    let command = match Cli::parse().command {
         Command::Completions { shell } => {
             return printed(cli::completions(shell, &mut std::io::stdout()));
         }
         Command::Man => return printed(cli::manual(&mut std::io::stdout())),
+        command => command,
     };
     let filter = tracing_subscriber::EnvFilter::from_env("KLEAK_LOG");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -33,7 +34,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &format!("starting the event loop: {error}")),
     };
-    match runtime.block_on(trace::run(&args)) {
+    let outcome = match &command {
+        Command::Trace(args) => runtime.block_on(trace::run(args)),
+        Command::Cgroups(args) => runtime.block_on(cgroups::run(args)),
+        Command::Completions { .. } | Command::Man => Ok(Outcome::Done),
+    };
+    match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ConditionHeld) => ExitCode::from(HELD),
         Ok(Outcome::Command(status)) => ExitCode::from(status),

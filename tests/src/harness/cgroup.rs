@@ -31,9 +31,39 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Takes over a cgroup that another process has made.
+    pub fn adopt(path: &str) -> Result<Self> {
+        let root = hierarchy()?;
+        let made = vec![root.join(path)];
+        Ok(Self { root, path: format!("/{path}"), made })
+    }
+
     /// Its path, as in `/proc/PID/cgroup`.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(&self.path[1..])
+    }
+
+    /// Directory of the hierarchy's root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Lets its children have a memory controller of their own (version 2; version 1's have).
+    pub fn give_memory_to_children(&self) -> Result<()> {
+        let mut directory = self.root.clone();
+        for part in std::iter::once("").chain(self.path[1..].split('/')) {
+            directory.push(part);
+            let control = directory.join("cgroup.subtree_control");
+            if control.is_file() {
+                fs::write(&control, "+memory").with_context(|| control.display().to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a process into it.

@@ -145,6 +145,41 @@ fn why_not_live() -> Result<Option<String>> {
     }
 }
 
+/// A tmpfs of a test's own, unmounted with its guard.
+#[derive(Debug)]
+pub struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// Mounts one.
+    pub fn mount() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let none = None::<&str>;
+        nix::mount::mount(
+            none,
+            directory.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            none,
+        )
+        .context("mounting a tmpfs")?;
+        Ok(Self(directory))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let flags = nix::mount::MntFlags::MNT_DETACH;
+        if let Err(error) = nix::mount::umount2(self.0.path(), flags) {
+            output::shout(&format!("left mounted: {}: {error}", self.0.path().display()));
+        }
+    }
+}
+
 /// Asks until the answer is `Some`, or the deadline has passed.
 pub fn wait_for<T>(
     what: &str,

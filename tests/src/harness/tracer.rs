@@ -27,9 +27,14 @@ pub struct Tracer {
 impl Tracer {
     /// Starts `kleak trace` with these options and waits until it counts.
     pub fn start(options: &[&str]) -> Result<Self> {
+        Self::start_command("trace", options)
+    }
+
+    /// The same of another of kleak's commands.
+    pub fn start_command(name: &str, options: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         let child = command
-            .arg("trace")
+            .arg(name)
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

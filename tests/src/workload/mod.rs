@@ -6,6 +6,7 @@
 //! between `go` and `done` it makes exactly what it says.
 
 mod arp;
+mod cgroups;
 mod churn;
 mod kubelet;
 mod messages;
@@ -68,6 +69,8 @@ enum Work {
     Arp(ArpArgs),
     #[command(flatten)]
     Objects(objects::ObjectWork),
+    /// `go`: makes cgroups and removes them; `drain`: deletes the files that keep them dying
+    Cgroups(CgroupsArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -143,6 +146,25 @@ struct ArpArgs {
 }
 
 #[derive(Debug, Args)]
+struct CgroupsArgs {
+    /// Cgroups for each `go` that does not say how many
+    #[arg(long)]
+    count: usize,
+    /// Directory of the cgroup below which they are made
+    #[arg(long)]
+    parent: PathBuf,
+    /// Directory of the cgroup that this process belongs to when it is in none of them
+    #[arg(long)]
+    home: PathBuf,
+    /// Do not remove them
+    #[arg(long)]
+    keep: bool,
+    /// Directory on a tmpfs: each cgroup is charged for a file of 1 MiB written there
+    #[arg(long)]
+    pin: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct TreeArgs {
     /// Messages each process sends
     #[arg(long)]
@@ -197,6 +219,7 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
         Work::Objects(work) => objects::run(&work)?,
+        Work::Cgroups(args) => cgroups::run(&args)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)

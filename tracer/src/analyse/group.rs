@@ -261,6 +261,7 @@ fn common(mut owner: Owner, other: &Owner) -> Owner {
     agree(&mut owner.comm, other.comm.as_ref());
     agree(&mut owner.exited, other.exited.as_ref());
     agree(&mut owner.cgroup, other.cgroup.as_ref());
+    agree(&mut owner.cgroup_removed, other.cgroup_removed.as_ref());
     agree(&mut owner.unit, other.unit.as_ref());
     agree(&mut owner.pod, other.pod.as_ref());
     agree(&mut owner.namespace, other.namespace.as_ref());

@@ -15,6 +15,9 @@ use super::{Host, Result, read, read_text};
 /// (`MEM_CGROUP_ID_MAX`, 65,535).
 const MAX_DIRECTORIES: u64 = 1 << 18;
 
+/// How often a walk is done again because cgroups came or went meanwhile.
+const CALM_ATTEMPTS: u32 = 3;
+
 /// Which cgroup hierarchies a machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -91,7 +94,9 @@ pub struct CgroupStat {
     pub descendants: Option<u64>,
     /// Removed below this one and still held by the kernel (from 4.14).
     pub dying: Option<u64>,
-    /// Memory controller states likewise, also those of cgroups that are still there but had the
+    /// Memory controller states of cgroups that are there, its own included (from 6.12).
+    pub memory: Option<u64>,
+    /// Memory controller states of removed cgroups likewise, also those of cgroups that are still there but had the
     /// controller switched off (from 6.12).
     pub dying_memory: Option<u64>,
 }
@@ -157,26 +162,55 @@ impl CgroupLayout {
     /// be seen (in a container).
     pub fn dying(&self, host: &Host) -> Option<u64> {
         let mount = host.join(self.memory_mount.as_ref()?);
+        if !self.is_whole(&mount) {
+            return None;
+        }
         if self.memory_hierarchy == 0 {
-            // Every cgroup but the root has it.
-            if mount.join("cgroup.events").exists() {
-                return None;
-            }
             return parse_stat(&read_text(&mount.join("cgroup.stat")).ok()?).dying;
         }
-        // Only the root has it.
-        if !mount.join("release_agent").exists() {
-            return None;
-        }
-        let seen = scan(&mount);
-        if seen.unreadable > 0 || seen.truncated {
-            return None;
-        }
-        // Cgroups come and go during the walk; the answer is off by at most that many.
-        let controllers = parse_controllers(&read_text(&host.proc("cgroups")).ok()?);
-        let memory = controllers.iter().find(|controller| controller.name == "memory")?;
-        Some(memory.cgroups.saturating_sub(seen.paths.len() as u64))
+        self.scan_with_dying(host).1
     }
+
+    /// [`Self::scan`] and [`Self::dying`] in one walk.
+    pub fn scan_with_dying(&self, host: &Host) -> (Scan, Option<u64>) {
+        if self.memory_hierarchy == 0 {
+            return (self.scan(host), self.dying(host));
+        }
+        let whole =
+            self.memory_mount.as_ref().is_some_and(|mount| self.is_whole(&host.join(mount)));
+        let mut attempts = 0;
+        loop {
+            let before = whole.then(|| all(host)).flatten();
+            let seen = self.scan(host);
+            let after = whole.then(|| all(host)).flatten();
+            attempts += 1;
+            // Cgroups may come and go during the walk; the answer is then off by that many.
+            if before == after || attempts == CALM_ATTEMPTS {
+                let complete = seen.unreadable == 0 && !seen.truncated;
+                let directories = seen.paths.len() as u64;
+                let dying = after.filter(|_| complete).map(|all| all.saturating_sub(directories));
+                return (seen, dying);
+            }
+        }
+    }
+
+    /// Whether the root of the memory controller's hierarchy is what is mounted, and not a part
+    /// of it.
+    fn is_whole(&self, mount: &Path) -> bool {
+        if self.memory_hierarchy == 0 {
+            // Every cgroup but the root has it.
+            !mount.join("cgroup.events").exists()
+        } else {
+            // Only the root has it.
+            mount.join("release_agent").exists()
+        }
+    }
+}
+
+/// Cgroups of the memory controller's hierarchy, dying ones included (version 1).
+fn all(host: &Host) -> Option<u64> {
+    let controllers = parse_controllers(&read_text(&host.proc("cgroups")).ok()?);
+    controllers.iter().find(|controller| controller.name == "memory").map(|row| row.cgroups)
 }
 
 /// Walks a hierarchy below `mount`, a path of this machine.
@@ -279,6 +313,7 @@ pub fn parse_stat(text: &str) -> CgroupStat {
     CgroupStat {
         descendants: value("nr_descendants"),
         dying: value("nr_dying_descendants"),
+        memory: value("nr_subsys_memory"),
         dying_memory: value("nr_dying_subsys_memory"),
     }
 }
@@ -419,11 +454,17 @@ broken line
         assert_eq!(controllers.len(), 3);
         assert_eq!(controllers[1].cgroups, 12);
         assert!(controllers[1].enabled && !controllers[2].enabled);
-        let stat =
-            parse_stat("nr_descendants 7\nnr_dying_descendants 3\nnr_dying_subsys_memory 2\n");
+        let stat = parse_stat(
+            "nr_descendants 7\nnr_subsys_memory 6\nnr_dying_descendants 3\nnr_dying_subsys_memory 2\n",
+        );
         assert_eq!(
             stat,
-            CgroupStat { descendants: Some(7), dying: Some(3), dying_memory: Some(2) }
+            CgroupStat {
+                descendants: Some(7),
+                dying: Some(3),
+                memory: Some(6),
+                dying_memory: Some(2)
+            }
         );
         assert_eq!(parse_stat("nr_descendants x\n"), CgroupStat::default());
     }

@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod classes;
 pub mod kallsyms;
+pub mod memcg;
 pub mod meminfo;
 pub mod process;
 pub mod slabinfo;

@@ -8,7 +8,7 @@ use aya::{
 };
 use kleak_common::Control;
 
-use super::{Config, Error, Following, Layout, OBJECT, Probe, functions, refused, rights};
+use super::{Config, Error, Following, Layout, OBJECT, Probe, Scope, functions, refused, rights};
 
 /// What is attached.
 #[derive(Default)]
@@ -54,10 +54,13 @@ fn allocations(
     list
 }
 
-/// `(program, event)` of the frees, the first of a pair first.
-fn frees(layout: &Layout) -> [(&'static str, &'static str); 4] {
+/// `(program, event)` of the frees that the configuration asks for, the first of a pair first.
+fn frees(config: &Config, layout: &Layout) -> Vec<(&'static str, &'static str)> {
+    if config.scope == Scope::Cgroups {
+        return Vec::new();
+    }
     let [first, second] = layout.cache_free;
-    [
+    vec![
         ("kfree", "kfree"),
         ("kfree_second", "kfree"),
         (first, "kmem_cache_free"),
@@ -75,7 +78,11 @@ pub(super) fn is_second(program: &str) -> bool {
     program.ends_with("_second")
 }
 
-fn life(layout: &Layout) -> Vec<&'static str> {
+fn life(config: &Config, layout: &Layout) -> Vec<&'static str> {
+    // A task that moves changes whose memory is whose, and no cgroup's life.
+    if config.scope == Scope::Cgroups {
+        return CGROUPS.into_iter().filter(|event| *event != "cgroup_attach_task").collect();
+    }
     let mut list = LIFE.to_vec();
     if layout.btf {
         list.extend(CGROUPS);
@@ -93,8 +100,8 @@ pub(super) fn load_programs(
         .into_iter()
         .map(|(program, _)| program)
         .collect();
-    names.extend(frees(layout).map(|(program, _)| program));
-    names.extend(life(layout));
+    names.extend(frees(config, layout).into_iter().map(|(program, _)| program));
+    names.extend(life(config, layout));
     names.push("lies_in");
     names.sort_unstable();
     names.dedup();
@@ -142,15 +149,17 @@ impl Probe {
     ///
     /// Errors: the kernel refused a program.
     pub fn attach(&mut self, config: &Config) -> Result<(), Error> {
-        for event in life(&self.layout) {
+        for event in life(config, &self.layout) {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
         let links = &mut self.links;
-        self.free_mode =
-            functions::attach(&mut self.ebpf, &self.layout, &config.btf, &mut links.functions);
+        if config.scope != Scope::Cgroups {
+            self.free_mode =
+                functions::attach(&mut self.ebpf, &self.layout, &config.btf, &mut links.functions);
+        }
         let by_function =
             self.layout.frees_fire_late && self.free_mode.following != Following::Tracepoints;
-        for (program, event) in frees(&self.layout) {
+        for (program, event) in frees(config, &self.layout) {
             // The function has been attached in its stead.
             if !(by_function && event == "kmem_cache_free") {
                 links.frees.push(attach(&mut self.ebpf, program, event)?);

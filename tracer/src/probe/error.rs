@@ -49,6 +49,14 @@ pub enum Error {
         "`-- COMMAND` needs a kernel with BTF, to tell what the command and its descendants allocate from what others do; start the command by itself, and trace it with:\n  kleak trace --pid PID"
     )]
     NoFamily,
+    /// Cgroups on a kernel without BTF.
+    #[error(
+        "following cgroups needs the kernel's BTF, and there is none at {}: it says where a cgroup keeps its id", btf.display()
+    )]
+    NoCgroupEvents {
+        /// Where BTF was looked for.
+        btf: PathBuf,
+    },
     /// The kernel refused the programs or maps.
     #[error("the kernel refused {what}: {cause}{advice}")]
     Refused {

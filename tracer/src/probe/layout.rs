@@ -115,10 +115,13 @@ fn events(name: &'static str, twin: &'static str, twins: bool) -> Vec<&'static s
 
 fn offsets(types: &KernelTypes) -> Offsets {
     let at = |structure, field| types.offset(structure, field).unwrap_or(Offsets::UNKNOWN);
-    let memory = types
-        .offset("css_set", "subsys")
-        .zip(types.enumerator("memory_cgrp_id").and_then(|id| u32::try_from(id).ok()))
-        .map_or(Offsets::UNKNOWN, |(subsys, id)| subsys + 8 * id);
+    let memory = types.enumerator("memory_cgrp_id").and_then(|id| u32::try_from(id).ok());
+    let in_subsys = |structure| {
+        types
+            .offset(structure, "subsys")
+            .zip(memory)
+            .map_or(Offsets::UNKNOWN, |(subsys, id)| subsys + 8 * id)
+    };
     Offsets {
         task_group_leader: at("task_struct", "group_leader"),
         task_start: types
@@ -131,12 +134,21 @@ fn offsets(types: &KernelTypes) -> Offsets {
         task_signal: at("task_struct", "signal"),
         signal_live: at("signal_struct", "live"),
         task_cgroups: at("task_struct", "cgroups"),
-        css_set_memory: memory,
+        css_set_memory: in_subsys("css_set"),
         css_cgroup: at("cgroup_subsys_state", "cgroup"),
         cgroup_kn: at("cgroup", "kn"),
         cgroup_root: at("cgroup", "root"),
         root_hierarchy: at("cgroup_root", "hierarchy_id"),
         kn_id: at("kernfs_node", "id"),
+        cgroup_memory: in_subsys("cgroup"),
+        memcg_usage: match (types.offset("mem_cgroup", "css"), types.offset("mem_cgroup", "memory"))
+        {
+            // The event reaches the struct through its `css`.
+            (Some(0), Some(memory)) => {
+                types.offset("page_counter", "usage").map_or(Offsets::UNKNOWN, |at| memory + at)
+            }
+            _ => Offsets::UNKNOWN,
+        },
         cache_name: at("kmem_cache", "name"),
         cache_size: at("kmem_cache", "size"),
         cache_object_size: at("kmem_cache", "object_size"),

@@ -22,13 +22,15 @@ use kleak_common::{Offsets, SIZE_SLOTS, Settings, cgroup_source, size_slot, stac
 
 use crate::host::{Host, kallsyms};
 
-pub(crate) use self::read::{cache_name, comm_text};
+use crate::host::cgroup::{CgroupLayout, MemoryVersion};
+
+pub(crate) use self::read::{cache_name, comm_text, now_ns};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
     functions::{Following, FreeMode},
     layout::Layout,
-    read::{CgroupChange, ChangeKind},
+    read::{Actor, CgroupChange, ChangeKind},
 };
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
@@ -36,6 +38,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kl
 
 /// Sites the kernel side holds at once.
 pub const MAX_SITES: u32 = 16_384;
+
+/// Size of the ring buffer of cgroup events, 1,700 of them: emptied ten times a second, so that
+/// 17,000 a second can pass.
+const CGROUP_EVENT_BYTES: u32 = 1 << 20;
 
 /// Fewest bytes of maps an object costs: entry, key, value and its share of the buckets. Used to
 /// choose `--max-objects`; what is printed is what the kernel says.
@@ -64,6 +70,15 @@ pub enum CgroupSource {
     MemoryV1(u32),
 }
 
+/// What is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Allocations, frees, and all that tells whose they are.
+    Allocations,
+    /// Creation, removal and release of cgroups alone.
+    Cgroups,
+}
+
 /// What to trace, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -71,6 +86,8 @@ pub struct Config {
     pub sizes: Vec<u64>,
     /// Follow named caches.
     pub caches: bool,
+    /// What is attached at all.
+    pub scope: Scope,
     /// Kernel stacks.
     pub stacks: Stacks,
     /// User stacks too.
@@ -89,7 +106,38 @@ pub struct Config {
     pub tracefs: Vec<PathBuf>,
 }
 
+impl CgroupSource {
+    /// The source on a machine with these hierarchies.
+    #[must_use]
+    pub fn of(layout: &CgroupLayout) -> Self {
+        match layout.memory_version() {
+            None => Self::None,
+            Some(MemoryVersion::V2) => Self::Unified,
+            Some(MemoryVersion::V1) => Self::MemoryV1(layout.memory_hierarchy),
+        }
+    }
+}
+
 impl Config {
+    /// Nothing but the life of cgroups.
+    #[must_use]
+    pub fn of_cgroups(cgroups: CgroupSource) -> Self {
+        let (btf, tracefs) = Self::usual_places();
+        Self {
+            sizes: Vec::new(),
+            caches: false,
+            scope: Scope::Cgroups,
+            stacks: Stacks::Off,
+            user_stacks: false,
+            max_objects: 1,
+            follow_family: false,
+            cgroups,
+            stack_size: None,
+            btf,
+            tracefs,
+        }
+    }
+
     /// Usual places of BTF and tracefs.
     #[must_use]
     pub fn usual_places() -> (PathBuf, Vec<PathBuf>) {
@@ -129,8 +177,11 @@ impl Probe {
         }
         rights::check()?;
         let layout = layout::find(&config.btf, &config.tracefs)?;
+        if config.scope == Scope::Cgroups && !layout.btf {
+            return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
+        }
         let settings = settings(config, &layout);
-        let by_address = settings.page_offset_symbol != 0;
+        let by_address = settings.page_offset_symbol != 0 && config.scope != Scope::Cgroups;
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
             return Err(Error::NoCacheNames);
         }
@@ -144,6 +195,7 @@ impl Probe {
                 *slot = 1;
             }
         }
+        let allocations = config.scope == Scope::Allocations;
         let few = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             // Nothing is relocated against kernel types, so the kernel's BTF need not be parsed.
@@ -152,9 +204,11 @@ impl Probe {
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("SIZES", sizes.as_slice(), true)
             .map_max_entries("OBJECTS", config.max_objects)
-            .map_max_entries("SITES", MAX_SITES)
-            .map_max_entries("COUNTS", MAX_SITES)
-            .map_max_entries("PROCESSES", MAX_SITES)
+            .map_max_entries("SITES", few(allocations, MAX_SITES))
+            .map_max_entries("COUNTS", few(allocations, MAX_SITES))
+            .map_max_entries("PROCESSES", few(allocations, MAX_SITES))
+            .map_max_entries("DEFERRED", few(allocations, 65_536))
+            .map_max_entries("CGROUP_EVENTS", CGROUP_EVENT_BYTES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches || by_address, 1_024))
             .map_max_entries("QUEUED", few(by_address, 16_384))
@@ -331,12 +385,13 @@ fn exists(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupSource, Config, Stacks, free_mask};
+    use super::{CgroupSource, Config, Scope, Stacks, free_mask};
 
     fn config(sizes: &[u64], caches: bool) -> Config {
         Config {
             sizes: sizes.to_vec(),
             caches,
+            scope: Scope::Allocations,
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,

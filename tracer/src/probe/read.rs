@@ -8,8 +8,8 @@ use aya::{
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey, Queued,
-    SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, PATH_LEN, Process, ProcessKey,
+    Queued, SECOND_STACKS, Site, SiteCounts, Tally, UNKNOWN_PAGES, cgroup_event,
 };
 
 use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
@@ -37,15 +37,34 @@ pub struct CgroupChange {
     pub id: u64,
     /// What happened.
     pub kind: ChangeKind,
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
     /// Path below the mount of the hierarchy; lossily decoded, and cut at 511 bytes.
     pub path: String,
-    /// Thread-group id of the task that did it.
-    pub tgid: u32,
+    /// Whether it was cut.
+    pub path_cut: bool,
+    /// Whether counting was on: then it is one of [`Snapshot::cgroup_events`] too.
+    pub counted: bool,
+    /// Who did it; a release is done by a kernel worker.
+    pub actor: Actor,
+    /// Pages charged to it at that moment, with those of cgroups below it.
+    pub charged_pages: Option<u64>,
+}
+
+/// A process that made or removed a cgroup, as it was at that moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actor {
+    /// Which.
+    pub process: ProcessKey,
+    /// Its name, lossily decoded; empty when unknown.
+    pub comm: String,
+    /// Id of its own cgroup; 0 when unknown.
+    pub cgroup: u64,
 }
 
 /// `CLOCK_MONOTONIC`, which `bpf_ktime_get_ns()` reads too. Nanoseconds.
 #[must_use]
-pub(super) fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // It cannot fail on Linux with this clock.
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
@@ -445,8 +464,16 @@ fn change(bytes: &[u8]) -> Option<CgroupChange> {
             cgroup_event::RMDIR => ChangeKind::Removed,
             _ => ChangeKind::Released,
         },
+        at_ns: event.at_ns,
+        path_cut: path.len() + 1 >= PATH_LEN,
         path: String::from_utf8_lossy(path).into_owned(),
-        tgid: event.tgid,
+        counted: event.counted != 0,
+        actor: Actor {
+            process: ProcessKey { start_ns: event.start_ns, tgid: event.tgid, _pad: 0 },
+            comm: until_nul(&event.comm),
+            cgroup: event.actor_cgroup,
+        },
+        charged_pages: (event.charged_pages != UNKNOWN_PAGES).then_some(event.charged_pages),
     })
 }
 

@@ -1,11 +1,13 @@
-//! The report as JSON: `schema/kleak.report-1.schema.json` says what is in it.
+//! Reports as JSON: the files in `schema/` say what is in them.
 
 use std::io;
+
+use serde::Serialize;
 
 use super::{Report, sanitize};
 
 /// Writes `report` for people and `jq`: indented, one document.
-pub fn write_pretty(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+pub fn write_pretty(report: &impl Serialize, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
     write(&serde_json::to_string_pretty(report)?, w)
 }
 
@@ -26,14 +28,13 @@ fn write(document: &str, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::sample;
+    use super::super::{sample, schema};
     use super::*;
 
+    const SCHEMA: &str = include_str!("../../../schema/kleak.report-1.schema.json");
+
     fn schema() -> jsonschema::Validator {
-        let text = include_str!("../../../schema/kleak.report-1.schema.json");
-        let schema = serde_json::from_str(text).unwrap();
-        assert!(jsonschema::meta::is_valid(&schema));
-        jsonschema::validator_for(&schema).unwrap()
+        schema::validator(SCHEMA)
     }
 
     fn pretty(report: &Report) -> String {
@@ -97,23 +98,7 @@ mod tests {
 
     #[test]
     fn the_schema_explains_every_field() {
-        fn walk(at: &str, value: &Value) {
-            if let Some(fields) = value.get("properties").and_then(Value::as_object) {
-                assert_eq!(value["additionalProperties"], json!(false), "{at}");
-                let required = value["required"].as_array().unwrap();
-                assert_eq!(required.len(), fields.len(), "{at}: every field is always there");
-                for (name, field) in fields {
-                    assert!(field["description"].is_string(), "{at}/{name} says nothing");
-                }
-            }
-            match value {
-                Value::Object(map) => map.iter().for_each(|(k, v)| walk(&format!("{at}/{k}"), v)),
-                Value::Array(all) => all.iter().for_each(|v| walk(at, v)),
-                _ => (),
-            }
-        }
-        let text = include_str!("../../../schema/kleak.report-1.schema.json");
-        walk("", &serde_json::from_str(text).unwrap());
+        schema::explains_every_field(SCHEMA);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod text;
 
 #[cfg(test)]
 pub(crate) mod sample;
+#[cfg(test)]
+pub(crate) mod schema;
 
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,8 @@ pub struct Owner {
     pub exited: Option<bool>,
     /// Path of its memory cgroup (v1) or cgroup (v2).
     pub cgroup: Option<String>,
+    /// Whether that cgroup has been removed: what its members made outlives it.
+    pub cgroup_removed: Option<bool>,
     /// systemd unit.
     pub unit: Option<String>,
     /// Pod name, or its UID while the name is unknown.
@@ -228,7 +232,7 @@ pub struct StackRow {
 }
 
 /// Cgroup life in the window (the memory controller's hierarchy).
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Cgroups {
     /// Directories made.
     pub created: u64,
@@ -238,6 +242,9 @@ pub struct Cgroups {
     pub released: u64,
     /// Removed but still held by the kernel, now; `null` when the kernel does not say.
     pub dying: Option<u64>,
+    /// Time since the removal of the oldest of those that were removed while kleak watched; `null`
+    /// when there is none, as the kernel does not say when.
+    pub oldest_dying_s: Option<f64>,
 }
 
 /// What was lost or could not be followed.

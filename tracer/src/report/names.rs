@@ -12,7 +12,8 @@ pub fn who(owner: &Owner) -> String {
             text(owner.comm.as_ref()).map_or_else(|| "[unknown]".into(), |name| format!("[{name}]"))
         }
         "pod" => pod(owner).or_else(|| place(owner)).unwrap_or_else(|| "(no pod)".into()),
-        "cgroup" => text(owner.cgroup.as_ref()).unwrap_or_else(|| "(no cgroup)".into()),
+        "cgroup" => text(owner.cgroup.as_ref())
+            .map_or_else(|| "(no cgroup)".into(), |path| marked(path, owner)),
         _ => match (text(owner.comm.as_ref()), owner.pid) {
             (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
             (Some(comm), None) => comm,
@@ -24,13 +25,21 @@ pub fn who(owner: &Owner) -> String {
 
 /// Where the owner lives, nearest to what one would act on: pod, unit, else cgroup.
 pub fn place(owner: &Owner) -> Option<String> {
-    pod(owner).or_else(|| text(owner.unit.as_ref())).or_else(|| {
-        if owner.kind == "kthread" {
-            Some("kernel thread".into())
-        } else {
-            text(owner.cgroup.as_ref())
-        }
-    })
+    pod(owner)
+        .or_else(|| text(owner.unit.as_ref()))
+        .or_else(|| {
+            if owner.kind == "kthread" {
+                Some("kernel thread".into())
+            } else {
+                text(owner.cgroup.as_ref())
+            }
+        })
+        .map(|place| marked(place, owner))
+}
+
+/// `place` with a mark when the owner's cgroup has been removed.
+pub(super) fn marked(place: String, owner: &Owner) -> String {
+    if owner.cgroup_removed == Some(true) { format!("{place} (removed)") } else { place }
 }
 
 /// `namespace/pod`.
@@ -114,6 +123,10 @@ mod tests {
         assert_eq!(who(&pod), "shop/web-0");
         assert_eq!(place(&pod).as_deref(), Some("shop/web-0"));
         assert_eq!(who(&owner("pod")), "(no pod)");
+        let removed = Owner { cgroup_removed: Some(true), ..kubelet };
+        assert_eq!(place(&removed).as_deref(), Some("kubelet.service (removed)"));
+        let row = Owner { kind: "cgroup".into(), ..removed };
+        assert_eq!(who(&row), "/system.slice/kubelet.service (removed)");
     }
 
     #[test]

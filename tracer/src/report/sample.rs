@@ -27,6 +27,7 @@ pub(crate) fn pod_worker() -> Owner {
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod6f1d.slice/cri-a1.scope"
                 .into(),
         ),
+        cgroup_removed: Some(true),
         pod: Some("coredns-5d78c9869d-x2x7k".into()),
         namespace: Some("kube-system".into()),
         container: Some("coredns".into()),
@@ -156,7 +157,7 @@ pub(crate) fn incident() -> Report {
             row(Owner { kind: "softirq".into(), ..Owner::default() }, 38, 0.0026, None, 9),
         ],
         stacks: vec![msg_stack(3), held],
-        cgroups: Cgroups { created: 12, removed: 12, released: 3, dying: Some(4_211) },
+        cgroups: Cgroups { created: 12, removed: 12, released: 3, dying: Some(4_211), oldest_dying_s: Some(21.5) },
         cost: Cost { events: 1_240_113, bpf_ns_per_event: Some(212.4), map_bytes: 35_651_584 },
         ..nothing()
     }
@@ -222,6 +223,7 @@ pub(crate) fn hostile() -> Report {
         comm: Some(nasty()),
         exited: Some(true),
         cgroup: Some(long()),
+        cgroup_removed: Some(true),
         unit: Some(nasty()),
         pod: Some(nasty()),
         namespace: Some("n\ts".into()),

@@ -1,12 +1,16 @@
 //! The report as text: the verdict first, then who, then how, then how far to trust it.
 
-mod layout;
+pub(crate) mod layout;
 mod owners;
 mod stacks;
+pub(crate) mod table;
 mod trust;
 mod verdict;
 
-use std::io;
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+};
 
 use self::layout::Page;
 use super::Report;
@@ -20,6 +24,21 @@ pub struct Style {
     pub colour: bool,
     /// Rows of the owners' table. Half as many stacks are shown, as each takes a dozen lines.
     pub top: usize,
+}
+
+impl Style {
+    /// For a report of `top` rows written to `output`, `-` being stdout: the terminal's width, and
+    /// colour on a terminal only, unless `NO_COLOR` is set.
+    #[must_use]
+    pub fn of(output: &Path, top: usize) -> Self {
+        let terminal = output.as_os_str() == "-" && io::stdout().is_terminal();
+        let width = terminal
+            .then(terminal_size::terminal_size)
+            .flatten()
+            .map_or(80, |(width, _)| usize::from(width.0));
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { width, colour: terminal && !no_colour, top }
+    }
 }
 
 impl Default for Style {

@@ -1,5 +1,7 @@
 //! Cgroup paths by id, remembered after a cgroup is gone.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use hashbrown::HashMap;
 
 use crate::{
@@ -16,6 +18,8 @@ pub struct Cgroups {
     paths: HashMap<u64, Known>,
     /// Ids that a walk did not find, so that it is done once only.
     unknown: hashbrown::HashSet<u64>,
+    /// When those were removed that the kernel still holds, `CLOCK_MONOTONIC` nanoseconds.
+    dying: HashMap<u64, u64>,
 }
 
 #[derive(Debug)]
@@ -37,7 +41,12 @@ impl Cgroups {
     /// Takes note of an event. A path that was cut in the event does not replace a whole one.
     pub fn apply(&mut self, change: CgroupChange) {
         use crate::probe::ChangeKind::{Created, Released, Removed};
-        if !change.path.starts_with('/') {
+        match change.kind {
+            Removed if self.dying.len() < MOST => drop(self.dying.insert(change.id, change.at_ns)),
+            Released => drop(self.dying.remove(&change.id)),
+            Created | Removed => {}
+        }
+        if !change.path.starts_with('/') || change.path_cut {
             return;
         }
         match change.kind {
@@ -74,6 +83,34 @@ impl Cgroups {
         }
         found
     }
+
+    /// Whether a cgroup has been removed; `None` when that is not known.
+    pub fn removed(&mut self, id: u64, host: &Host, layout: &CgroupLayout) -> Option<bool> {
+        let known = self.paths.get_mut(&id)?;
+        if known.removed {
+            return Some(true);
+        }
+        // Its removal may have been missed, or have been before the path was learned. A path that
+        // is not as the kernel has it says nothing.
+        if known.path.contains('\u{fffd}') {
+            return None;
+        }
+        let mount = host.join(layout.memory_mount.as_ref()?);
+        let gone = match std::fs::metadata(mount.join(known.path.trim_start_matches('/'))) {
+            Ok(directory) => directory.ino() != id,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(_) => return None,
+        };
+        known.removed = gone;
+        Some(gone)
+    }
+
+    /// When the oldest of those removed since the scan, and not let go of by the kernel yet, was
+    /// removed, `CLOCK_MONOTONIC` nanoseconds; `None` when there is none.
+    #[must_use]
+    pub fn oldest_dying_ns(&self) -> Option<u64> {
+        self.dying.values().copied().min()
+    }
 }
 
 #[cfg(test)]
@@ -81,19 +118,33 @@ mod tests {
     use super::Cgroups;
     use crate::{
         host::{Host, cgroup::CgroupLayout},
-        probe::{CgroupChange, ChangeKind},
+        probe::{Actor, CgroupChange, ChangeKind},
     };
 
     #[test]
     fn a_path_outlives_its_cgroup() {
         let (host, layout) = (Host::new("/nonexistent"), CgroupLayout::from_parts(b"", &[]));
         let mut cgroups = Cgroups::default();
-        let change =
-            |kind| CgroupChange { id: 7, kind, path: "/kubepods/pod1".to_owned(), tgid: 1 };
+        let change = |kind| CgroupChange {
+            id: 7,
+            kind,
+            at_ns: 5,
+            path: "/kubepods/pod1".to_owned(),
+            path_cut: false,
+            counted: true,
+            actor: Actor::default(),
+            charged_pages: None,
+        };
         assert_eq!(cgroups.path(7, &host, &layout), None);
         cgroups.apply(change(ChangeKind::Created));
         cgroups.apply(change(ChangeKind::Removed));
         assert_eq!(cgroups.path(7, &host, &layout).as_deref(), Some("/kubepods/pod1"));
+        assert_eq!(cgroups.removed(7, &host, &layout), Some(true));
+        assert_eq!(cgroups.oldest_dying_ns(), Some(5));
+        cgroups.apply(change(ChangeKind::Released));
+        assert_eq!(cgroups.oldest_dying_ns(), None);
+        assert_eq!(cgroups.removed(7, &host, &layout), Some(true));
+        assert_eq!(cgroups.removed(8, &host, &layout), None);
         assert_eq!(cgroups.path(0, &host, &layout), None);
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod cgroup_path;
 pub mod cgroups;
+pub mod machine;
 pub mod owners;
 pub mod symbols;

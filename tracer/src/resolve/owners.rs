@@ -32,7 +32,9 @@ pub fn of_sites(
                     let identity = seen.entry(process).or_insert_with(|| {
                         identify(process, snapshot.processes.get(&process), host)
                     });
-                    of_process(site, identity, cgroups.path(site.cgroup, host, layout))
+                    let path = cgroups.path(site.cgroup, host, layout);
+                    let removed = cgroups.removed(site.cgroup, host, layout);
+                    of_process(site, identity, path, removed)
                 }
             };
             (key, owner)
@@ -45,7 +47,12 @@ fn nobody(kind: &str) -> Owner {
     Owner { kind: kind.to_owned(), ..Owner::default() }
 }
 
-fn of_process(site: &Site, identity: &Identity, cgroup: Option<String>) -> Owner {
+fn of_process(
+    site: &Site,
+    identity: &Identity,
+    cgroup: Option<String>,
+    cgroup_removed: Option<bool>,
+) -> Owner {
     let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
     Owner {
         kind: if site.context == context::KTHREAD { "kthread" } else { "process" }.to_owned(),
@@ -53,6 +60,7 @@ fn of_process(site: &Site, identity: &Identity, cgroup: Option<String>) -> Owner
         comm: identity.comm.clone(),
         exited: identity.exited,
         cgroup,
+        cgroup_removed,
         unit: names.unit,
         pod: names.pod_uid.clone(),
         namespace: None,

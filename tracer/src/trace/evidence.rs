@@ -11,7 +11,7 @@ use crate::{
     report::{Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode},
     resolve::{
         cgroups::Cgroups,
-        owners,
+        machine, owners,
         symbols::{KernelSymbols, UserSymbols},
     },
     snapshot::Snapshot,
@@ -32,20 +32,13 @@ pub(super) struct Resolver {
 impl Resolver {
     /// Reads what has to be known before anything is traced.
     pub(super) fn new(plan: &Plan) -> Self {
-        let uname = system::uname(&plan.host).ok();
-        let host = HostFacts {
-            kernel: uname.as_ref().map(|uname| uname.release.clone()).unwrap_or_default(),
-            machine: uname.as_ref().and_then(|uname| uname.machine.clone()).unwrap_or_default(),
-            cgroup: plan.layout.mode.map(|mode| mode.as_str().to_owned()),
-            hostname: uname.map(|uname| uname.hostname).unwrap_or_default(),
-        };
         Self {
             cgroups: Cgroups::scan(&plan.host, &plan.layout),
             kernel: KernelSymbols::default(),
             user: UserSymbols::default(),
             user_stacks: HashMap::new(),
             slab_before: HashMap::new(),
-            host,
+            host: machine::of(&plan.host, &plan.layout),
             cpus: system::possible_cpus(&plan.host).unwrap_or(1),
         }
     }
@@ -119,6 +112,10 @@ impl Resolver {
                 removed: snapshot.cgroup_events[1],
                 released: snapshot.cgroup_events[2],
                 dying: plan.layout.dying(&plan.host),
+                oldest_dying_s: self
+                    .cgroups
+                    .oldest_dying_ns()
+                    .map(|removed| snapshot.at_ns.saturating_sub(removed) as f64 / 1e9),
             },
             cost: Cost {
                 events: snapshot.tally.events,

@@ -6,7 +6,7 @@ mod history;
 mod outputs;
 mod plan;
 mod session;
-mod signals;
+pub(crate) mod signals;
 
 use crate::{cli::TraceArgs, export::output::OutputError, host::HostError, probe};
 

@@ -1,6 +1,6 @@
 //! Where reports go.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 
 use super::{Failure, plan::Plan};
 use crate::{
@@ -32,13 +32,7 @@ impl Outputs {
             Output::create(&plan.output)?
         };
         let folded = plan.folded.as_ref().map(|path| Output::create(path)).transpose()?;
-        let terminal = plan.output.as_os_str() == "-" && io::stdout().is_terminal();
-        let width = terminal
-            .then(terminal_size::terminal_size)
-            .flatten()
-            .map_or(80, |(width, _)| usize::from(width.0));
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let style = text::Style { width, colour: terminal && !no_colour, top: plan.top };
+        let style = text::Style::of(&plan.output, plan.top);
         Ok(Self { report, folded, format: plan.format, style, closed: false, printed: false })
     }
 

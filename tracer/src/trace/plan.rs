@@ -12,7 +12,7 @@ use crate::{
     cli::{Format, Kind, Stacks, TraceArgs},
     host::{
         Host,
-        cgroup::{CgroupLayout, MemoryVersion},
+        cgroup::CgroupLayout,
         classes::{self, Classes},
         meminfo::MemInfo,
         system,
@@ -105,15 +105,12 @@ impl Plan {
         let config = probe::Config {
             sizes: choice.slots.clone(),
             caches: choice.named,
+            scope: probe::Scope::Allocations,
             stacks: args.stacks.into(),
             user_stacks: args.user_stacks,
             max_objects,
             follow_family: !args.command.is_empty(),
-            cgroups: match layout.memory_version() {
-                None => CgroupSource::None,
-                Some(MemoryVersion::V2) => CgroupSource::Unified,
-                Some(MemoryVersion::V1) => CgroupSource::MemoryV1(layout.memory_hierarchy),
-            },
+            cgroups: CgroupSource::of(&layout),
             stack_size: system::kernel_stack_bytes(&host, &meminfo),
             btf,
             tracefs,

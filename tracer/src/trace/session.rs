@@ -28,7 +28,7 @@ use crate::{
 /// `fput` and workers run within some tens of milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often cgroup events are taken, newly met slab caches decided on, and stacks of short-lived
-/// processes looked up. The ring buffer holds 1,900 cgroup events, so 19,000 a second can pass.
+/// processes looked up. The ring buffer holds 1,700 cgroup events, so 17,000 a second can pass.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
 /// Looking up user stacks walks every object, so it rests this many times as long as it took: with a

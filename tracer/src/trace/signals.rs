@@ -6,7 +6,7 @@ use super::Failure;
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arrived {
+pub(crate) enum Arrived {
     /// INT or TERM: end the window and report.
     End,
     /// Another, by its number.
@@ -14,7 +14,7 @@ pub(super) enum Arrived {
 }
 
 /// The signals listened to.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     others: Vec<(i32, Signal)>,
@@ -27,7 +27,7 @@ impl Signals {
     /// Starts to listen. A signal that is ignored (as nohup does with HUP) stays so.
     ///
     /// Errors: the kernel refused a handler.
-    pub(super) fn listen() -> Result<Self, Failure> {
+    pub(crate) fn listen() -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::Failed(format!("listening for signals: {error}"));
         let ignored = ignored();
@@ -45,7 +45,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> Arrived {
+    pub(crate) async fn next(&mut self) -> Arrived {
         let others = &mut self.others;
         let other = std::future::poll_fn(|context| {
             for (number, stream) in others.iter_mut() {

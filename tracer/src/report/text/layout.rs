@@ -6,7 +6,7 @@ use super::Style;
 
 /// Few, so that each means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Paint {
+pub(crate) enum Paint {
     Plain,
     Bold,
     /// What needs action.
@@ -31,7 +31,7 @@ impl Paint {
 
 /// What is printed so far.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     text: String,
     width: usize,
     colour: bool,
@@ -41,20 +41,20 @@ impl Page {
     /// Columns below which tables make no sense.
     const NARROWEST: usize = 60;
 
-    pub(super) fn new(style: Style) -> Self {
+    pub(crate) fn new(style: Style) -> Self {
         Self { text: String::new(), width: style.width.max(Self::NARROWEST), colour: style.colour }
     }
 
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// One line, cut at the page's width.
-    pub(super) fn line(&mut self, paint: Paint, line: &str) {
+    pub(crate) fn line(&mut self, paint: Paint, line: &str) {
         let line = cut(line.trim_end(), self.width);
         let line = line.trim_end();
         let body = line.trim_start();
@@ -73,13 +73,13 @@ impl Page {
     }
 
     /// An empty line and the heading of a section.
-    pub(super) fn heading(&mut self, heading: &str) {
+    pub(crate) fn heading(&mut self, heading: &str) {
         self.text.push('\n');
         self.line(Paint::Bold, heading);
     }
 
     /// A paragraph after `label`, its later lines indented to where its first begins.
-    pub(super) fn paragraph(&mut self, paint: Paint, label: &str, text: &str) {
+    pub(crate) fn paragraph(&mut self, paint: Paint, label: &str, text: &str) {
         let indent = label.width();
         for (i, part) in wrap(text, self.width - indent.min(self.width / 2)).iter().enumerate() {
             let head = if i == 0 { label } else { "" };
@@ -90,7 +90,7 @@ impl Page {
 
 /// `text` in lines of at most `width` columns, broken at blanks, but not between a number and its
 /// unit; a word that is longer is broken anywhere, so that none of it is lost.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in words(text) {
         let mut word = word.as_str();
@@ -169,7 +169,7 @@ fn suffix(text: &str, width: usize) -> usize {
 }
 
 /// `text` in at most `width` columns, its end lost where it is longer.
-pub(super) fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
@@ -178,7 +178,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 
 /// `text` in at most `width` columns, its middle lost where it is longer: a path tells most by its
 /// end, a process by its beginning and its pid.
-pub(super) fn shorten(text: &str, width: usize) -> String {
+pub(crate) fn shorten(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
@@ -189,7 +189,7 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
 }
 
 /// A row of bars, one for each of at most `cells` equal parts of `values`, scaled from 0.
-pub(super) fn sparkline(values: &[u64], cells: usize) -> String {
+pub(crate) fn sparkline(values: &[u64], cells: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let cells = cells.min(values.len());
     let Some(&max) = values.iter().max() else {

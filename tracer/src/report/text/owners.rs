@@ -1,16 +1,10 @@
 //! The table of owners.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use unicode_width::UnicodeWidthStr as _;
-
 use super::super::sanitize::terminal;
 use super::super::{OwnerRow, Report, human, names};
 use super::layout::{Page, Paint, shorten, sparkline};
+use super::table::{Column, GAP, lay_out, squeeze, taken};
 
-/// Blanks between columns.
-const GAP: usize = 2;
-/// Narrowest that a column of names is shortened to.
-const NARROWEST: usize = 8;
 /// Widest that it is shown in, however wide the terminal: the eye loses the row.
 const WIDEST: usize = 48;
 /// Columns that a place is worth having one for; with fewer it gets a line of its own.
@@ -21,25 +15,6 @@ const TREND: (usize, usize) = (5, 10);
 const EXITED: char = '†';
 /// Marks objects whose frees are not seen.
 const UNFOLLOWED: char = '‡';
-
-/// A column, its heading included.
-struct Column {
-    cells: Vec<String>,
-    /// A name, which may be shortened; else a number, which may not.
-    name: bool,
-}
-
-impl Column {
-    fn width(&self) -> usize {
-        self.cells.iter().map(|cell| cell.width()).max().unwrap_or(0)
-    }
-
-    fn narrow(&mut self, width: usize) {
-        for cell in &mut self.cells {
-            *cell = shorten(cell, width);
-        }
-    }
-}
 
 pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
     // Who left nothing is of no interest to somebody who looks for memory; rows come largest first.
@@ -85,26 +60,6 @@ fn is_unfollowed(row: &OwnerRow) -> bool {
     row.unfollowed_objects > 0 && row.unfollowed_objects >= row.outstanding_objects / 2
 }
 
-/// Lines of the table, the heading first.
-fn lay_out(columns: &[Column], rows: usize) -> Vec<String> {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    for line in 0..=rows {
-        table.add_row(columns.iter().filter_map(|column| column.cells.get(line)));
-    }
-    for (i, column) in columns.iter().enumerate() {
-        if let Some(laid) = table.column_mut(i) {
-            laid.set_padding((0, u16::try_from(GAP).unwrap_or(2)));
-            laid.set_cell_alignment(if column.name {
-                CellAlignment::Left
-            } else {
-                CellAlignment::Right
-            });
-        }
-    }
-    table.lines().collect()
-}
-
 /// The columns, made to fit, and whether the place is among them. What does not fit gives way in
 /// this order: cells of the trend, the column of the place, then the widest of the names.
 fn fit(report: &Report, rows: &[OwnerRow], width: usize) -> (Vec<Column>, bool) {
@@ -123,23 +78,10 @@ fn fit(report: &Report, rows: &[OwnerRow], width: usize) -> (Vec<Column>, bool) 
             names.insert(1, column);
         }
     }
-    while taken(&names) > room {
-        let Some(widest) = names.iter_mut().max_by_key(|column| column.width()) else {
-            break;
-        };
-        if widest.width() <= NARROWEST {
-            break;
-        }
-        widest.narrow(widest.width() - 1);
-    }
+    squeeze(&mut names, room);
     let cells = width.saturating_sub(taken(&numbers) + taken(&names)).clamp(TREND.0, TREND.1);
     let trend = column("TREND", true, rows, |row| sparkline(&row.trend, cells));
     (names.into_iter().chain(numbers).chain([trend]).collect(), placed)
-}
-
-/// Columns of the terminal that `columns` take, with the blanks after them.
-fn taken(columns: &[Column]) -> usize {
-    columns.iter().map(|column| column.width() + GAP).sum()
 }
 
 fn column(

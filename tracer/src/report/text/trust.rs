@@ -196,8 +196,11 @@ fn ran(command: &Command) -> String {
 fn cgroups(report: &Report) -> String {
     let cgroups = &report.cgroups;
     let dying = cgroups.dying.map_or_else(|| "unknown on this kernel".into(), human::count);
+    let oldest = cgroups.oldest_dying_s.map_or_else(String::new, |age| {
+        format!(", of those removed here the oldest for {}", human::seconds(age))
+    });
     format!(
-        "{} created, {} removed, {} released; dying now: {dying}",
+        "{} created, {} removed, {} released; dying now: {dying}{oldest}",
         human::count(cgroups.created),
         human::count(cgroups.removed),
         human::count(cgroups.released),

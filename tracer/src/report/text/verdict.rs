@@ -61,7 +61,7 @@ fn describe(owner: &Owner, facts: &mut Vec<(&'static str, String)>) {
         ("unit", names::text(owner.unit.as_ref())),
         ("pod", names::pod(owner)),
         ("container", names::text(owner.container.as_ref())),
-        ("cgroup", names::text(owner.cgroup.as_ref())),
+        ("cgroup", names::text(owner.cgroup.as_ref()).map(|path| names::marked(path, owner))),
     ];
     facts.extend(rest.into_iter().filter_map(|(label, fact)| Some((label, fact?))));
 }
