@@ -43,11 +43,21 @@ pub struct CpuState {
     /// Address in the event that the first program of a pair was offered last, by its row;
     /// [`NOT_OFFERED`] once the second has seen it too.
     pub offered: [u64; row::SECOND as usize],
+    /// Frees of pages that the first program of the pair has had and the second not yet, by
+    /// [`page_key`](crate::page_key): a stack, as an event that interrupts is over before what it
+    /// interrupted goes on.
+    pub page_frees: [u64; NESTED],
+    /// Its height, modulo [`NESTED`].
+    pub page_frees_top: u64,
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
     pub tally: [Tally; ROWS],
 }
+
+/// Contexts that can be between the two programs of a pair at once on a CPU, each interrupting the
+/// one before (a task, a softirq, a hardware interrupt, an NMI).
+pub const NESTED: usize = 4;
 
 /// How many programs keep counters of their own.
 pub const ROWS: usize = row::COUNT as usize;
@@ -70,10 +80,13 @@ pub struct Control {
     pub epoch: u64,
 }
 
+const TALLY: usize = size_of::<Tally>();
+
 const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
-        size_of::<CpuState>() == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 24 + ROWS * 16 * 8
+        size_of::<CpuState>()
+            == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
     assert!(size_of::<Control>() == 16);
 };

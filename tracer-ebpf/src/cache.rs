@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
 };
-use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, cache_state, flavour};
+use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, cache_state, flavour, kind};
 
 use crate::{
     kernel::read,
@@ -37,6 +37,8 @@ pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, state: &mut 
             requested: object_size,
             size,
             flavour: flavour::NORMAL,
+            kind: kind::CACHE,
+            origin: 0,
         },
         state,
     );

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use kleak_common::{
-    CpuState, DeferredFree, NOT_OFFERED, Object, Site, SiteCounts, Tally, context, row,
+    CpuState, DeferredFree, NOT_OFFERED, Object, Site, SiteCounts, Tally, context, kind, row,
 };
 
 use crate::{
@@ -31,6 +31,8 @@ pub(crate) struct Allocation {
     pub(crate) requested: u32,
     pub(crate) size: u32,
     pub(crate) flavour: u8,
+    pub(crate) kind: u8,
+    pub(crate) origin: u8,
 }
 
 /// Offers an event on an object to one of a pair of programs. The second leaves it alone when the
@@ -70,7 +72,7 @@ pub(crate) fn record<const ROW: u32>(
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
-    if address & setting!(free_mask) != 0 {
+    if allocation.kind <= kind::CACHE && address & setting!(free_mask) != 0 {
         set_misaligned();
     }
     let site = Site {
@@ -83,7 +85,9 @@ pub(crate) fn record<const ROW: u32>(
         context: owner.context,
         flavour: allocation.flavour,
         family: owner.family,
-        _pad: [0; 5],
+        kind: allocation.kind,
+        origin: allocation.origin,
+        _pad: [0; 3],
     };
     let key = site.key(setting!(seed));
     // SAFETY: a helper without arguments.
@@ -176,13 +180,13 @@ fn introduce(key: u64, site: &Site, tally: &mut Tally) {
 /// Removes an object, if it is one of ours. (Offered twice, it is looked up twice: its address is not
 /// given out again before the event is over.)
 #[inline(always)]
-pub(crate) fn forget<const ROW: u32>(address: u64, state: &mut CpuState) {
+pub(crate) fn forget<const ROW: u32>(address: u64, kind: u8, state: &mut CpuState) {
     // `kfree(NULL)` fires the tracepoint, often.
     if address <= ZERO_SIZE_PTR {
         return;
     }
     // An address that the alignment of the followed classes rules out is not ours.
-    if address & setting!(free_mask) != 0 && !misaligned() {
+    if kind <= kind::CACHE && address & setting!(free_mask) != 0 && !misaligned() {
         return;
     }
     let tally = &mut state.tally[ROW as usize];
