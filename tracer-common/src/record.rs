@@ -138,10 +138,13 @@ pub struct Site {
     pub origin: u8,
     /// Zero.
     pub _pad: [u8; 3],
+    /// Address of the `struct kmem_cache` that the site's first object lies in, where the kernel side
+    /// could tell; 0 otherwise. What follows from the rest, so that the key leaves it out.
+    pub slab: u64,
 }
 
 impl Site {
-    /// The site's key: a mix of all fields, seeded at load so that nobody outside can aim at a
+    /// The site's key: a mix of all fields but `slab`, seeded at load so that nobody outside can aim at a
     /// collision. Never 0, which means "no site". With 16,384 sites the odds that any two share
     /// a key are about 1 in 10^11.
     #[inline(always)]
@@ -179,6 +182,9 @@ pub struct SiteCounts {
     pub allocated: u64,
     /// Of those, not tracked: the map of objects was full or busy.
     pub untracked: u64,
+    /// Of those, freed without an event: their address was given out again while they were held
+    /// outstanding. A site that has some frees by a path that is not followed.
+    pub reused: u64,
     /// Objects until the next one whose stack is taken (`--stacks auto`).
     pub until_stack: u32,
     /// Which time slice `taken` belongs to.
@@ -252,6 +258,10 @@ pub struct Tally {
     pub failed_reads: u64,
     /// Slab caches that did not fit the table (`--cache`): their objects are not followed.
     pub lost_caches: u64,
+    /// Objects handed to RCU to be freed (`kvfree_call_rcu`), ours or not.
+    pub rcu_frees: u64,
+    /// Objects of bulk frees past the last that a program looks at: those of ours look outstanding.
+    pub lost_bulk_frees: u64,
 }
 
 impl Tally {
@@ -273,6 +283,8 @@ impl Tally {
         self.lost_family += other.lost_family;
         self.failed_reads += other.failed_reads;
         self.lost_caches += other.lost_caches;
+        self.rcu_frees += other.rcu_frees;
+        self.lost_bulk_frees += other.lost_bulk_frees;
     }
 }
 
@@ -348,11 +360,11 @@ pub struct Cache {
 // Sizes are part of the contract between two separately compiled programs.
 const _: () = {
     assert!(size_of::<Object>() == 32);
-    assert!(size_of::<Site>() == 48);
-    assert!(size_of::<SiteCounts>() == 24);
+    assert!(size_of::<Site>() == 56);
+    assert!(size_of::<SiteCounts>() == 32);
     assert!(size_of::<ProcessKey>() == 16);
     assert!(size_of::<Process>() == 24);
-    assert!(size_of::<Tally>() == 16 * 8);
+    assert!(size_of::<Tally>() == 18 * 8);
     assert!(size_of::<DeferredFree>() == 16);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);

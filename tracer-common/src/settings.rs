@@ -57,6 +57,10 @@ pub struct Settings {
     pub free_mask: u64,
     /// Size of a kernel stack in bytes; 0 when unknown.
     pub stack_size: u64,
+    /// Address of the variable `page_offset_base`; 0 when an object's slab cache cannot be found.
+    pub page_offset_symbol: u64,
+    /// Address of the variable `vmemmap_base`.
+    pub vmemmap_symbol: u64,
     /// `__GFP_ACCOUNT` of this kernel.
     pub gfp_account: u32,
     /// `__GFP_RECLAIMABLE` of this kernel.
@@ -75,6 +79,8 @@ pub struct Settings {
     pub cgroup_source: u32,
     /// Hierarchy number of the memory controller's cgroups, 0 for v2; others are ignored.
     pub memory_hierarchy: u32,
+    /// Bytes of a `struct page`.
+    pub page_struct: u32,
     /// log2 of the bytes of a page.
     pub page_shift: u32,
     /// log2 of the bytes of a `struct page`; 0 when they are no power of two, or unknown: a block
@@ -82,6 +88,8 @@ pub struct Settings {
     pub struct_page_shift: u32,
     /// Possible CPUs: each has its copy of a per-CPU object.
     pub possible_cpus: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// What a function of the kernel's text is to a call path into the page or per-CPU allocator.
@@ -177,6 +185,10 @@ pub struct Offsets {
     pub cache_size: u32,
     /// `kmem_cache.object_size`.
     pub cache_object_size: u32,
+    /// `page.compound_head`: odd in a page that is not the first of its block.
+    pub page_head: u32,
+    /// `slab.slab_cache` (from 5.17), or `page.slab_cache`, which lies in the same place.
+    pub slab_cache: u32,
 }
 
 impl Offsets {
@@ -202,6 +214,8 @@ impl Offsets {
         cache_name: Self::UNKNOWN,
         cache_size: Self::UNKNOWN,
         cache_object_size: Self::UNKNOWN,
+        page_head: Self::UNKNOWN,
+        slab_cache: Self::UNKNOWN,
     };
 }
 
@@ -214,31 +228,35 @@ pub mod row {
     pub const CACHE_ALLOC: u32 = 1;
     /// `kfree`.
     pub const KFREE: u32 = 2;
-    /// `kmem_cache_free`.
+    /// `kmem_cache_free`, the tracepoint or the function.
     pub const CACHE_FREE: u32 = 3;
+    /// `kvfree_call_rcu`, the function.
+    pub const RCU_FREE: u32 = 4;
+    /// `kmem_cache_free_bulk`, the function.
+    pub const BULK_FREE: u32 = 5;
     /// `mm_page_alloc`.
-    pub const PAGE_ALLOC: u32 = 4;
+    pub const PAGE_ALLOC: u32 = 6;
     /// `mm_page_free`.
-    pub const PAGE_FREE: u32 = 5;
+    pub const PAGE_FREE: u32 = 7;
     /// `percpu_alloc_percpu`.
-    pub const PERCPU_ALLOC: u32 = 6;
+    pub const PERCPU_ALLOC: u32 = 8;
     /// `percpu_free_percpu`.
-    pub const PERCPU_FREE: u32 = 7;
+    pub const PERCPU_FREE: u32 = 9;
     /// Added to one of the above for the second program of a pair. The kernel skips an event that
     /// arrives (in an interrupt) while the same program runs on that CPU, so that each event is
     /// offered to two: the second acts on what the first was skipped for. Lost is only what arrives
     /// while both run.
-    pub const SECOND: u32 = 8;
+    pub const SECOND: u32 = 10;
     /// cgroup, process and interrupt bookkeeping.
-    pub const LIFE: u32 = 16;
+    pub const LIFE: u32 = 20;
     /// How many there are.
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 21;
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 72);
+    assert!(size_of::<Settings>() == 96);
     assert!(size_of::<CallPath>() == PIECES * 9);
-    assert!(size_of::<Offsets>() == 18 * 4);
+    assert!(size_of::<Offsets>() == 20 * 4);
 };
 
 #[cfg(test)]

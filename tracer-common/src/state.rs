@@ -78,6 +78,10 @@ pub struct Control {
     /// `task_struct` at the same address is then read anew. A time and a CPU, so that two CPUs that
     /// change it at once never agree.
     pub epoch: u64,
+    /// Value of `page_offset_base`, once read; 0 before.
+    pub page_offset: u64,
+    /// Value of `vmemmap_base`, likewise.
+    pub vmemmap: u64,
 }
 
 const TALLY: usize = size_of::<Tally>();
@@ -88,5 +92,5 @@ const _: () = {
         size_of::<CpuState>()
             == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 16);
+    assert!(size_of::<Control>() == 32);
 };

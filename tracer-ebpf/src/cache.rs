@@ -3,27 +3,48 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
 };
-use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, cache_state, flavour, kind};
+use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, Tally, cache_state, flavour, kind};
 
 use crate::{
     kernel::read,
     ledger::{self, Allocation},
-    maps::{CACHES, active, cpu, offset},
+    maps::{CACHES, OLDER, active, offset},
+    slab,
 };
 
 /// One `kmem_cache_alloc` event of a kernel that names the cache in it (from 6.0).
 #[inline(always)]
 pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, state: &mut CpuState) {
-    if !active() {
+    if active() {
+        allocated_from::<ROW>(ctx, ctx.arg(2), state);
+    }
+}
+
+/// One of a kernel that does not: the cache is found by the object's address.
+#[inline(always)]
+pub(crate) fn allocated_somewhere<const ROW: u32>(
+    ctx: &RawTracePointContext,
+    state: &mut CpuState,
+) {
+    let address: u64 = ctx.arg(1);
+    // A failed allocation is reported too.
+    if !active() || address == 0 {
         return;
     }
-    let cache: u64 = ctx.arg(2);
+    match slab::cache_of(address) {
+        Ok(cache) if cache != 0 => allocated_from::<ROW>(ctx, cache, state),
+        _ => state.tally[ROW as usize].failed_reads += 1,
+    }
+}
+
+#[inline(always)]
+fn allocated_from<const ROW: u32>(ctx: &RawTracePointContext, cache: u64, state: &mut CpuState) {
     // SAFETY: user space changes only `state`, and entries are never removed.
     let known = unsafe { CACHES.get(&cache) };
     let (size, object_size) = match known {
         Some(known) if known.state == cache_state::REJECTED => return,
         Some(known) => (known.size, known.object_size),
-        None => match learn(cache, ROW) {
+        None => match learn(cache, &mut state.tally[ROW as usize]) {
             Some(sizes) => sizes,
             None => return,
         },
@@ -47,8 +68,7 @@ pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, state: &mut 
 /// Enters a cache met for the first time. Until user space has decided whether it is wanted, its
 /// objects are followed, so that none is lost.
 #[inline(never)]
-fn learn(cache: u64, row: u32) -> Option<(u32, u32)> {
-    let tally = cpu()?.tally.get_mut(row as usize)?;
+pub(crate) fn learn(cache: u64, tally: &mut Tally) -> Option<(u32, u32)> {
     let (Ok(size), Ok(object_size), Ok(name)) = (
         read::<u32>(cache, offset!(cache_size)),
         read::<u32>(cache, offset!(cache_object_size)),
@@ -78,5 +98,7 @@ fn learn(cache: u64, row: u32) -> Option<(u32, u32)> {
             return None;
         }
     }
+    // From here on frees of its older objects are counted.
+    let _ = OLDER.insert(&cache, &0, u64::from(BPF_NOEXIST));
     Some((size, object_size))
 }

@@ -6,12 +6,14 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use kleak_common::{
-    CpuState, DeferredFree, NOT_OFFERED, Object, Site, SiteCounts, Tally, context, kind, row,
+    CpuState, DeferredFree, LARGEST_CACHED, NOT_OFFERED, Object, Site, SiteCounts, Tally, context,
+    kind, row,
 };
 
 use crate::{
+    cache,
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
-    owner, process, stack,
+    owner, process, slab, stack,
 };
 
 /// `-EEXIST`: the key is there already.
@@ -88,6 +90,7 @@ pub(crate) fn record<const ROW: u32>(
         kind: allocation.kind,
         origin: allocation.origin,
         _pad: [0; 3],
+        slab: 0,
     };
     let key = site.key(setting!(seed));
     // SAFETY: a helper without arguments.
@@ -100,7 +103,7 @@ pub(crate) fn record<const ROW: u32>(
         requested: allocation.requested,
         weight: 0,
     };
-    let mut counts = counts(key, &site, tally);
+    let mut counts = counts(key, &site, address, tally);
     match &mut counts {
         Some(counts) => {
             counts.allocated += 1;
@@ -136,6 +139,7 @@ fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
         // The address cannot be given out twice: we missed its free.
         Err(EEXIST) => {
             tally.implied_frees += 1;
+            reused(address);
             if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
                 return true;
             }
@@ -147,13 +151,32 @@ fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
     false
 }
 
+/// Notes with the site of the object held at an address that it has been freed unseen: what happened
+/// to one will happen to others of that site, whose addresses have not come up again yet.
+#[inline(always)]
+fn reused(address: u64) {
+    // SAFETY: a copy; the entry is not removed meanwhile, as the address is ours until this event is
+    // over.
+    let Some(object) = (unsafe { OBJECTS.get(&address) }).copied() else { return };
+    if let Some(counts) = COUNTS.get_ptr_mut(&object.site) {
+        // SAFETY: this CPU's own entry. That site may belong to a context that interrupts this one:
+        // then one may be lost, of a count that is evidence and no sum.
+        unsafe { (*counts).reused += 1 }
+    }
+}
+
 /// This CPU's counts of the site, which is introduced if it is new; `None` when there is no room.
 #[inline(always)]
-fn counts(key: u64, site: &Site, tally: &mut Tally) -> Option<&'static mut SiteCounts> {
+fn counts(
+    key: u64,
+    site: &Site,
+    address: u64,
+    tally: &mut Tally,
+) -> Option<&'static mut SiteCounts> {
     let found = match COUNTS.get_ptr_mut(&key) {
         Some(found) => found,
         None => {
-            introduce(key, site, tally);
+            introduce(key, site, address, tally);
             COUNTS.get_ptr_mut(&key)?
         }
     };
@@ -162,9 +185,19 @@ fn counts(key: u64, site: &Site, tally: &mut Tally) -> Option<&'static mut SiteC
     Some(unsafe { &mut *found })
 }
 
-/// Enters a site met for the first time, and the name of its process.
+/// Enters a site met for the first time, the slab cache that its first object lies in, and the name of
+/// its process.
 #[inline(always)]
-fn introduce(key: u64, site: &Site, tally: &mut Tally) {
+fn introduce(key: u64, site: &Site, address: u64, tally: &mut Tally) {
+    let slab = if site.cache != 0 || site.kind > kind::CACHE {
+        site.cache
+    } else {
+        // Above the largest cache are whole pages.
+        let cached = u64::from(site.size) <= LARGEST_CACHED;
+        let found = if cached { slab::cache_of(address).unwrap_or(0) } else { 0 };
+        if found != 0 && cache::learn(found, tally).is_none() { 0 } else { found }
+    };
+    let site = &Site { slab, ..*site };
     // The site first: a reader that finds counts finds what they are of.
     match SITES.insert(&key, site, u64::from(BPF_NOEXIST)) {
         Ok(()) | Err(EEXIST) => {}
@@ -177,16 +210,17 @@ fn introduce(key: u64, site: &Site, tally: &mut Tally) {
     }
 }
 
-/// Removes an object, if it is one of ours. (Offered twice, it is looked up twice: its address is not
+/// Removes an object, if it is one of ours. `cache` is its slab cache where the event says, 0 elsewhere.
+/// (Offered twice, it is looked up twice: its address is not
 /// given out again before the event is over.)
 #[inline(always)]
-pub(crate) fn forget<const ROW: u32>(address: u64, kind: u8, state: &mut CpuState) {
+pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) {
     // `kfree(NULL)` fires the tracepoint, often.
     if address <= ZERO_SIZE_PTR {
         return;
     }
     // An address that the alignment of the followed classes rules out is not ours.
-    if kind <= kind::CACHE && address & setting!(free_mask) != 0 && !misaligned() {
+    if address & setting!(free_mask) != 0 && !misaligned() {
         return;
     }
     let tally = &mut state.tally[ROW as usize];
@@ -194,17 +228,23 @@ pub(crate) fn forget<const ROW: u32>(address: u64, kind: u8, state: &mut CpuStat
     // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
     // bucket's even when there is nothing to remove.
     if OBJECTS.get_ptr(&address).is_none() {
-        tally.unknown_frees += 1;
+        slab::freed_older(address, cache, tally);
         return;
     }
-    match OBJECTS.remove(&address) {
-        Ok(()) => {}
-        Err(ENOENT) => tally.unknown_frees += 1,
+    remove(address, tally);
+}
+
+/// Removes an object that is held, or has just been removed: an interrupted pair of programs may see
+/// a free twice.
+#[inline(always)]
+pub(crate) fn remove(key: u64, tally: &mut Tally) {
+    match OBJECTS.remove(&key) {
+        Ok(()) | Err(ENOENT) => {}
         Err(_) => {
             tally.failed_deletes += 1;
             // SAFETY: a helper without arguments.
             let at_ns = unsafe { bpf_ktime_get_ns() };
-            if DEFERRED.push(&DeferredFree { address, at_ns }, 0).is_err() {
+            if DEFERRED.push(&DeferredFree { address: key, at_ns }, 0).is_err() {
                 tally.lost_deletes += 1;
             }
         }

@@ -22,10 +22,22 @@ mod page;
 mod path;
 mod percpu;
 mod process;
+mod rcu;
+mod slab;
 mod stack;
 
+<<<<<<< HEAD
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use kleak_common::{cgroup_event, kind, row};
+=======
+use aya_ebpf::{
+    macros::{fentry, kprobe, raw_tracepoint},
+    programs::{FEntryContext, ProbeContext, RawTracePointContext},
+};
+use kleak_common::{cgroup_event, row};
+>>>>>>> main
+
+use crate::rcu::Arguments as _;
 
 // Each allocation and free is offered to two programs, because the kernel skips an event that
 // arrives, in an interrupt, while the same program runs on that CPU: see `ledger::offer`.
@@ -90,12 +102,36 @@ pub fn kmem_cache_alloc_second(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// `kmem_cache_alloc` and its `_node` twin up to 5.19: (call site, address, ...), without the cache.
+/// First of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_alloc_unnamed(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_ALLOC }>(ctx.arg(1), |state| {
+        cache::allocated_somewhere::<{ row::CACHE_ALLOC }>(&ctx, state)
+    });
+    0
+}
+
+/// `kmem_cache_alloc` and its `_node` twin up to 5.19: (call site, address, ...), without the cache.
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(ctx.arg(1), |state| {
+        cache::allocated_somewhere::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
+    });
+    0
+}
+
 /// `kfree`: (call site, address). May free an object of a named cache too.
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
+<<<<<<< HEAD
         ledger::forget::<{ row::KFREE }>(ctx.arg(1), kind::KMALLOC, state)
+=======
+        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state)
+>>>>>>> main
     });
     0
 }
@@ -105,26 +141,35 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
+<<<<<<< HEAD
         ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), kind::KMALLOC, state)
+=======
+        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state)
+>>>>>>> main
     });
     0
 }
 
-/// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
+/// `kmem_cache_free` up to 5.19: (call site, address, ...). May free a kmalloc object too.
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
+<<<<<<< HEAD
         ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), kind::CACHE, state)
+=======
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state)
+>>>>>>> main
     });
     0
 }
 
-/// `kmem_cache_free`: (call site, address, ...). May free a kmalloc object too.
+/// `kmem_cache_free` up to 5.19: (call site, address, ...). May free a kmalloc object too.
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+<<<<<<< HEAD
         ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), kind::CACHE, state)
     });
     0
@@ -220,7 +265,125 @@ pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
     let address = percpu::address(ctx.arg(0), ctx.arg(1));
     ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(address, |state| {
         ledger::forget::<{ row::PERCPU_FREE + row::SECOND }>(address, kind::PERCPU, state);
+=======
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state)
+>>>>>>> main
     });
+    0
+}
+
+/// `kmem_cache_free` from 6.0: (call site, address, cache).
+/// First of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state)
+    });
+    0
+}
+
+/// `kmem_cache_free` from 6.0: (call site, address, cache).
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state)
+    });
+    0
+}
+
+// Functions. Of a pair at a function's entry, that which is attached last is called first. Kprobes
+// have no pairs: the kernel skips them whenever any other BPF program of their kind runs on the CPU.
+
+/// The function `kmem_cache_free(cache, object)`, where the tracepoint fires after the free.
+/// First of its pair.
+#[fentry]
+pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
+    let (cache, object) = (ctx.argument(0), ctx.argument(1));
+    ledger::offer::<{ row::CACHE_FREE }>(object, |state| {
+        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state)
+    });
+    0
+}
+
+/// The function `kmem_cache_free(cache, object)`, where the tracepoint fires after the free.
+/// Second of its pair.
+#[fentry]
+pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
+    let (cache, object) = (ctx.argument(0), ctx.argument(1));
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(object, |state| {
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state)
+    });
+    0
+}
+
+/// The function `kvfree_call_rcu(head, ...)`.
+/// First of its pair.
+#[fentry]
+pub fn kvfree_call_rcu(ctx: FEntryContext) -> i32 {
+    let object = rcu::object(&ctx);
+    ledger::offer::<{ row::RCU_FREE }>(object, |state| {
+        rcu::queued::<{ row::RCU_FREE }>(object, state)
+    });
+    0
+}
+
+/// The function `kvfree_call_rcu(head, ...)`.
+/// Second of its pair.
+#[fentry]
+pub fn kvfree_call_rcu_second(ctx: FEntryContext) -> i32 {
+    let object = rcu::object(&ctx);
+    ledger::offer::<{ row::RCU_FREE + row::SECOND }>(object, |state| {
+        rcu::queued::<{ row::RCU_FREE + row::SECOND }>(object, state)
+    });
+    0
+}
+
+/// The function `kvfree_call_rcu(head, ...)`, by kprobe.
+#[kprobe]
+pub fn kvfree_call_rcu_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(state) = maps::cpu() {
+        rcu::queued::<{ row::RCU_FREE }>(rcu::object(&ctx), state);
+    }
+    0
+}
+
+/// The function `kmem_cache_free_bulk(cache, count, objects)`.
+/// First of its pair.
+#[fentry]
+pub fn kmem_cache_free_bulk(ctx: FEntryContext) -> i32 {
+    ledger::offer::<{ row::BULK_FREE }>(ctx.argument(2), |state| {
+        rcu::bulk::<{ row::BULK_FREE }>(&ctx, state)
+    });
+    0
+}
+
+/// The function `kmem_cache_free_bulk(cache, count, objects)`.
+/// Second of its pair.
+#[fentry]
+pub fn kmem_cache_free_bulk_second(ctx: FEntryContext) -> i32 {
+    ledger::offer::<{ row::BULK_FREE + row::SECOND }>(ctx.argument(2), |state| {
+        rcu::bulk::<{ row::BULK_FREE + row::SECOND }>(&ctx, state)
+    });
+    0
+}
+
+/// The function `kmem_cache_free_bulk(cache, count, objects)`, by kprobe.
+#[kprobe]
+pub fn kmem_cache_free_bulk_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(state) = maps::cpu() {
+        rcu::bulk::<{ row::BULK_FREE }>(&ctx, state);
+    }
+    0
+}
+
+/// The function `kmem_cache_free(cache, object)`, by kprobe.
+#[kprobe]
+pub fn kmem_cache_free_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(state) = maps::cpu() {
+        let (cache, object) = (ctx.argument(0), ctx.argument(1));
+        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
+    }
     0
 }
 

@@ -33,9 +33,13 @@ pub static PROCESSES: HashMap<ProcessKey, Process> = HashMap::with_max_entries(1
 #[map]
 pub static FAMILY: HashMap<ProcessKey, u8> = HashMap::with_max_entries(16_384, 0);
 
-/// Slab caches met by `kmem_cache_alloc`. A kernel has some 250 to 450 of them.
+/// Slab caches that followed objects come from. A kernel has some 250 to 450 of them.
 #[map]
-pub static CACHES: HashMap<u64, Cache> = HashMap::with_max_entries(2_048, 0);
+pub static CACHES: HashMap<u64, Cache> = HashMap::with_max_entries(1_024, 0);
+
+/// Frees of objects that were not in the table, by slab cache, for each cache in `CACHES`.
+#[map]
+pub static OLDER: PerCpuHashMap<u64, u64> = PerCpuHashMap::with_max_entries(1_024, 0);
 
 /// Stacks. Direct-mapped by hash, 1 KiB each; what finds its slot taken goes to the second map.
 #[map]
@@ -63,6 +67,8 @@ static SETTINGS: Settings = Settings {
     seed: 0,
     free_mask: 0,
     stack_size: 0,
+    page_offset_symbol: 0,
+    vmemmap_symbol: 0,
     gfp_account: 0,
     gfp_reclaimable: 0,
     gfp_dma: 0,
@@ -72,9 +78,13 @@ static SETTINGS: Settings = Settings {
     follow_family: 0,
     cgroup_source: 0,
     memory_hierarchy: 0,
+<<<<<<< HEAD
     page_shift: 0,
     struct_page_shift: 0,
     possible_cpus: 0,
+=======
+    page_struct: 0,
+>>>>>>> main
 };
 
 /// Set by user space at load.
@@ -94,7 +104,8 @@ static mut ORDERS_SEEN: [u8; ORDERS] = [0; ORDERS];
 
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
-static mut CONTROL: Control = Control { active: 0, misaligned: 0, epoch: 0 };
+static mut CONTROL: Control =
+    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0 };
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -202,6 +213,26 @@ pub(crate) fn new_epoch() {
     let (time, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
     // SAFETY: as above; every writer writes another value.
     unsafe { core::ptr::write_volatile(&raw mut CONTROL.epoch, time << 8 | u64::from(cpu) & 0xff) }
+}
+
+/// Where the direct map and the page structs begin, once known; zeros before.
+#[inline(always)]
+pub(crate) fn bases() -> (u64, u64) {
+    // SAFETY: aligned words; the first is written last, so that both are there when it is.
+    unsafe {
+        let direct = core::ptr::read_volatile(&raw const CONTROL.page_offset);
+        (direct, core::ptr::read_volatile(&raw const CONTROL.vmemmap))
+    }
+}
+
+/// Says where they do.
+#[inline(always)]
+pub(crate) fn set_bases(direct: u64, pages: u64) {
+    // SAFETY: as above; every writer writes the same values.
+    unsafe {
+        core::ptr::write_volatile(&raw mut CONTROL.vmemmap, pages);
+        core::ptr::write_volatile(&raw mut CONTROL.page_offset, direct);
+    }
 }
 
 /// This CPU's state. The lookup of entry 0 of an array of one cannot fail, but the verifier wants

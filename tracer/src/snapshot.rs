@@ -25,6 +25,9 @@ pub struct Snapshot {
     pub processes: HashMap<ProcessKey, Process>,
     /// Slab caches by the address of their `kmem_cache`.
     pub caches: HashMap<u64, Cache>,
+    /// Frees of objects that were not in the table, by the address of their `kmem_cache`, for caches
+    /// met in `caches`.
+    pub older_frees: HashMap<u64, u64>,
     /// Losses and events, all CPUs and programs added up.
     pub tally: Tally,
     /// Events skipped by the kernel because the program was running; `None` where not counted.
@@ -78,4 +81,6 @@ pub struct SiteFacts {
     pub allocated: u64,
     /// Of those, not tracked.
     pub untracked: u64,
+    /// Of those, found freed without an event.
+    pub reused: u64,
 }

@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod classes;
+pub mod kallsyms;
 pub mod meminfo;
 pub mod process;
 pub mod slabinfo;

@@ -8,7 +8,7 @@ use aya::{
 };
 use kleak_common::Control;
 
-use super::{Config, Error, Layout, OBJECT, Probe, refused, rights};
+use super::{Config, Error, Following, Layout, OBJECT, Probe, functions, refused, rights};
 
 /// What is attached.
 #[derive(Default)]
@@ -16,15 +16,9 @@ pub(super) struct Links {
     allocations: Vec<(&'static str, RawTracePointLinkId)>,
     frees: Vec<(&'static str, RawTracePointLinkId)>,
     life: Vec<(&'static str, RawTracePointLinkId)>,
+    functions: Vec<functions::Link>,
 }
 
-/// `(program, event)` of the frees.
-const FREES: [(&str, &str); 4] = [
-    ("kfree", "kfree"),
-    ("kfree_second", "kfree"),
-    ("kmem_cache_free", "kmem_cache_free"),
-    ("kmem_cache_free_second", "kmem_cache_free"),
-];
 /// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
 /// we attach is never seen to begin without its end.
 const LIFE: [&str; 7] = [
@@ -54,12 +48,21 @@ fn allocations(
     }
     if caches {
         for &event in &layout.cache_events {
-            list.extend(
-                ["kmem_cache_alloc", "kmem_cache_alloc_second"].map(|program| (program, event)),
-            );
+            list.extend(layout.cache.map(|program| (program, event)));
         }
     }
     list
+}
+
+/// `(program, event)` of the frees, the first of a pair first.
+fn frees(layout: &Layout) -> [(&'static str, &'static str); 4] {
+    let [first, second] = layout.cache_free;
+    [
+        ("kfree", "kfree"),
+        ("kfree_second", "kfree"),
+        (first, "kmem_cache_free"),
+        (second, "kmem_cache_free"),
+    ]
 }
 
 /// Whether a program is the first of a pair.
@@ -90,7 +93,7 @@ pub(super) fn load_programs(
         .into_iter()
         .map(|(program, _)| program)
         .collect();
-    names.extend(FREES.map(|(program, _)| program));
+    names.extend(frees(layout).map(|(program, _)| program));
     names.extend(life(layout));
     names.sort_unstable();
     names.dedup();
@@ -141,8 +144,16 @@ impl Probe {
         for event in life(&self.layout) {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
-        for (program, event) in FREES {
-            self.links.frees.push(attach(&mut self.ebpf, program, event)?);
+        let links = &mut self.links;
+        self.free_mode =
+            functions::attach(&mut self.ebpf, &self.layout, &config.btf, &mut links.functions);
+        let by_function =
+            self.layout.frees_fire_late && self.free_mode.following != Following::Tracepoints;
+        for (program, event) in frees(&self.layout) {
+            // The function has been attached in its stead.
+            if !(by_function && event == "kmem_cache_free") {
+                links.frees.push(attach(&mut self.ebpf, program, event)?);
+            }
         }
         for (program, event) in allocations(!config.sizes.is_empty(), self.caches, &self.layout) {
             self.links.allocations.push(attach(&mut self.ebpf, program, event)?);
@@ -169,6 +180,7 @@ impl Probe {
     pub fn detach(&mut self) {
         detach(&mut self.ebpf, &mut self.links.allocations);
         detach(&mut self.ebpf, &mut self.links.frees);
+        functions::detach(&mut self.ebpf, &mut self.links.functions);
         detach(&mut self.ebpf, &mut self.links.life);
     }
 }

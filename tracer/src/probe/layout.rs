@@ -14,14 +14,26 @@ pub struct Layout {
     pub kmalloc: [&'static str; 2],
     /// Events that it is attached to.
     pub kmalloc_events: Vec<&'static str>,
-    /// Events that name the slab cache; empty where the kernel does not (before 6.0).
+    /// The pair of programs for the `kmem_cache_alloc` event.
+    pub cache: [&'static str; 2],
+    /// Events that it is attached to.
     pub cache_events: Vec<&'static str>,
+    /// Whether those name the slab cache (from 6.0); elsewhere it is found by the object's address,
+    /// or not at all.
+    pub named: bool,
+    /// The pair of programs for the `kmem_cache_free` event.
+    pub cache_free: [&'static str; 2],
+    /// Whether that event may fire after the free, when another CPU may have been given the address
+    /// (up to 5.16; told by the cache that it does not name, so up to 5.19).
+    pub frees_fire_late: bool,
     /// Whether the offsets come from BTF.
     pub btf: bool,
     /// Struct offsets.
     pub offsets: Offsets,
     /// Size of a kernel stack, bytes, where BTF tells.
     pub stack_size: Option<u64>,
+    /// Size of a `struct page`, bytes, where BTF tells.
+    pub page_struct: Option<u32>,
     /// `__GFP_DMA`, `__GFP_RECLAIMABLE`, `__GFP_ACCOUNT`.
     pub gfp: [u32; 3],
 }
@@ -30,6 +42,13 @@ pub struct Layout {
 const KMALLOC: [&str; 2] = ["kmalloc", "kmalloc_second"];
 /// 6.0 has the slab cache between address and size.
 const KMALLOC_6_0: [&str; 2] = ["kmalloc_with_cache", "kmalloc_with_cache_second"];
+
+/// From 6.0 on.
+const CACHE_NAMED: [&str; 2] = ["kmem_cache_alloc", "kmem_cache_alloc_second"];
+const CACHE_FREE_NAMED: [&str; 2] = ["kmem_cache_free_named", "kmem_cache_free_named_second"];
+/// Before.
+const CACHE_UNNAMED: [&str; 2] = ["kmem_cache_alloc_unnamed", "kmem_cache_alloc_unnamed_second"];
+const CACHE_FREE_UNNAMED: [&str; 2] = ["kmem_cache_free", "kmem_cache_free_second"];
 
 /// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
 /// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they
@@ -58,6 +77,7 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
     let twins = types.tracepoint("kmalloc_node").is_some();
     let named_at = |args: &[String]| args.get(2).is_some_and(|name| name == "kmem_cache");
     let named = types.tracepoint("kmem_cache_alloc").is_some_and(|args| named_at(&args));
+    let free_named = types.tracepoint("kmem_cache_free").is_some_and(|args| named_at(&args));
     let bit = |name: &str, default: u32| {
         types
             .enumerator(name)
@@ -72,14 +92,15 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
             _ => return Err(Error::UnknownShape { event: "kmalloc" }),
         },
         kmalloc_events: events("kmalloc", "kmalloc_node", twins),
-        cache_events: if named {
-            events("kmem_cache_alloc", "kmem_cache_alloc_node", twins)
-        } else {
-            Vec::new()
-        },
+        cache: if named { CACHE_NAMED } else { CACHE_UNNAMED },
+        cache_events: events("kmem_cache_alloc", "kmem_cache_alloc_node", twins),
+        named,
+        cache_free: if free_named { CACHE_FREE_NAMED } else { CACHE_FREE_UNNAMED },
+        frees_fire_late: !free_named,
         btf: true,
         offsets: offsets(types),
         stack_size: types.size("thread_union"),
+        page_struct: types.size("page").and_then(|size| u32::try_from(size).ok()),
         gfp: [
             bit("___GFP_DMA_BIT", GFP[0]),
             bit("___GFP_RECLAIMABLE_BIT", GFP[1]),
@@ -119,6 +140,8 @@ fn offsets(types: &KernelTypes) -> Offsets {
         cache_name: at("kmem_cache", "name"),
         cache_size: at("kmem_cache", "size"),
         cache_object_size: at("kmem_cache", "object_size"),
+        page_head: at("page", "compound_head"),
+        slab_cache: types.offset("slab", "slab_cache").unwrap_or_else(|| at("page", "slab_cache")),
     }
 }
 
@@ -135,11 +158,17 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
     Ok(Layout {
         kmalloc: if twins && has("accounted") { KMALLOC_6_0 } else { KMALLOC },
         kmalloc_events: events("kmalloc", "kmalloc_node", twins),
+        cache: CACHE_UNNAMED,
         // Without BTF a cache's name cannot be read from its struct.
         cache_events: Vec::new(),
+        named: false,
+        cache_free: CACHE_FREE_UNNAMED,
+        // The `_node` twins went with 6.1, two releases after the free was mended.
+        frees_fire_late: twins,
         btf: false,
         offsets: Offsets::NONE,
         stack_size: None,
+        page_struct: None,
         gfp: GFP,
     })
 }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod error;
+mod functions;
 pub mod layout;
 mod read;
 mod rights;
@@ -16,12 +17,15 @@ use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
-use kleak_common::{SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+use kleak_common::{Offsets, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+
+use crate::host::{Host, kallsyms};
 
 pub(crate) use self::read::{cache_name, comm_text};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
+    functions::{Following, FreeMode},
     layout::Layout,
     read::{CgroupChange, ChangeKind},
 };
@@ -102,6 +106,9 @@ pub struct Probe {
     start_ns: u64,
     map_bytes: u64,
     caches: bool,
+    /// Whether the kernel side can tell an object's slab cache by its address.
+    by_address: bool,
+    free_mode: FreeMode,
     follow_family: bool,
     /// Frees that the kernel's map refused: time by address.
     deferred: HashMap<u64, u64>,
@@ -119,11 +126,12 @@ impl Probe {
         }
         rights::check()?;
         let layout = layout::find(&config.btf, &config.tracefs)?;
-        if config.caches && layout.cache_events.is_empty() {
+        let settings = settings(config, &layout);
+        let by_address = settings.page_offset_symbol != 0;
+        if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
             return Err(Error::NoCacheNames);
         }
         sys::lift_memlock();
-        let settings = settings(config, &layout);
         let mut sizes = [0_u8; SIZE_SLOTS];
         for &size in &config.sizes {
             if let Some(slot) = sizes.get_mut(size_slot(size)) {
@@ -142,7 +150,8 @@ impl Probe {
             .map_max_entries("COUNTS", MAX_SITES)
             .map_max_entries("PROCESSES", MAX_SITES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
-            .map_max_entries("CACHES", few(config.caches, 2_048))
+            .map_max_entries("CACHES", few(config.caches || by_address, 1_024))
+            .map_max_entries("OLDER", few(config.caches || by_address, 1_024))
             .map_max_entries(
                 "STACKS",
                 few(config.stacks != Stacks::Off || config.user_stacks, 16_384),
@@ -161,6 +170,8 @@ impl Probe {
             start_ns: 0,
             map_bytes,
             caches: config.caches,
+            by_address,
+            free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
             follow_family: config.follow_family,
             deferred: HashMap::new(),
             retired_sites: 0,
@@ -171,6 +182,19 @@ impl Probe {
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// How frees that no tracepoint shows are followed; known once attached.
+    #[must_use]
+    pub const fn free_mode(&self) -> &FreeMode {
+        &self.free_mode
+    }
+
+    /// Whether the slab cache of every object can be told, and so how many older objects of the
+    /// followed caches were freed.
+    #[must_use]
+    pub const fn knows_caches(&self) -> bool {
+        self.by_address
     }
 
     /// Kernel memory of all maps, bytes.
@@ -200,10 +224,13 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
         CgroupSource::MemoryV1(_) if !layout.btf => (cgroup_source::NONE, u32::MAX),
         CgroupSource::MemoryV1(number) => (cgroup_source::MEMORY_V1, number),
     };
+    let (page_offset_symbol, vmemmap_symbol) = bases(layout).unwrap_or((0, 0));
     Settings {
         seed: seed(),
         free_mask: free_mask(config),
         stack_size: layout.stack_size.or(config.stack_size).unwrap_or(0),
+        page_offset_symbol,
+        vmemmap_symbol,
         gfp_dma: layout.gfp[0],
         gfp_reclaimable: layout.gfp[1],
         gfp_account: layout.gfp[2],
@@ -217,8 +244,21 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
         follow_family: u32::from(config.follow_family),
         cgroup_source: source,
         memory_hierarchy: hierarchy,
-        _pad: 0,
+        page_struct: layout.page_struct.unwrap_or(0),
     }
+}
+
+/// Addresses of the variables from which a page is found by its address: x86-64's, and only where
+/// kallsyms lists variables.
+fn bases(layout: &Layout) -> Option<(u64, u64)> {
+    let offsets = &layout.offsets;
+    let known = offsets.page_head != Offsets::UNKNOWN && offsets.slab_cache != Offsets::UNKNOWN;
+    if !cfg!(target_arch = "x86_64") || !known || layout.page_struct.is_none() {
+        return None;
+    }
+    let names = ["page_offset_base", "vmemmap_base"];
+    let [direct, pages] = kallsyms::addresses(&Host::default(), names);
+    direct.zip(pages)
 }
 
 /// Address bits that are zero in every object of the followed sizes: kmalloc objects of a

@@ -91,8 +91,9 @@ impl Probe {
         self.walk_objects(&mut snapshot, min_age_ns)?;
         self.read_sites(&mut snapshot)?;
         self.read_processes(&mut snapshot)?;
-        if self.caches {
+        if self.caches || self.by_address {
             snapshot.caches = self.read_caches()?;
+            snapshot.older_frees = self.read_older()?;
         }
         self.read_tally(&mut snapshot)?;
         self.read_programs(&mut snapshot);
@@ -155,6 +156,7 @@ impl Probe {
             for counts in value.chunks_exact(each).filter_map(sys::record::<SiteCounts>) {
                 facts.allocated += counts.allocated;
                 facts.untracked += counts.untracked;
+                facts.reused += counts.reused;
             }
         })
         .map_err(|error| map_error("COUNTS", &error))
@@ -182,11 +184,20 @@ impl Probe {
         Ok(caches)
     }
 
+    /// Frees of objects not in the table, by the address of their slab cache.
+    fn read_older(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut older = HashMap::new();
+        sys::walk(self.fd("OLDER")?, 8, 8 * self.cpus, |key, value| {
+            let Some(cache) = sys::record::<u64>(key) else { return };
+            let count: u64 = value.chunks_exact(8).filter_map(sys::record::<u64>).sum();
+            older.insert(cache, count);
+        })
+        .map_err(|error| map_error("OLDER", &error))?;
+        Ok(older)
+    }
+
     fn read_tally(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
-        let map = self.ebpf.map("CPU").ok_or_else(|| missing("CPU"))?;
-        let states: PerCpuArray<_, CpuState> =
-            PerCpuArray::try_from(map).map_err(|error| map_error("CPU", &error))?;
-        let states = states.get(&0, 0).map_err(|error| map_error("CPU", &error))?;
+        let states = states(&self.ebpf)?;
         let mut total = Tally::default();
         for state in states.iter() {
             state.tally.iter().for_each(|row| total.add(row));
@@ -348,6 +359,23 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// What each CPU has counted.
+fn states(ebpf: &Ebpf) -> Result<aya::maps::PerCpuValues<CpuState>, Error> {
+    let map = ebpf.map("CPU").ok_or_else(|| missing("CPU"))?;
+    let states: PerCpuArray<_, CpuState> =
+        PerCpuArray::try_from(map).map_err(|error| map_error("CPU", &error))?;
+    states.get(&0, 0).map_err(|error| map_error("CPU", &error))
+}
+
+/// All counters added up.
+///
+/// Errors: the map cannot be read.
+pub(super) fn tally(ebpf: &Ebpf) -> Result<Tally, Error> {
+    let mut total = Tally::default();
+    states(ebpf)?.iter().for_each(|state| state.tally.iter().for_each(|row| total.add(row)));
+    Ok(total)
 }
 
 /// The process of a site.

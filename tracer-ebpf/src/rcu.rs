@@ -1,0 +1,74 @@
+//! Frees that no tracepoint shows, at the entry of the kernel's functions: objects handed to RCU,
+//! which frees them in batches, and bulk frees. Not every kernel lets us there: user space tries.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::programs::{FEntryContext, ProbeContext};
+use kleak_common::CpuState;
+
+use crate::{kernel::read, ledger};
+
+/// Largest offset of a `struct rcu_head` in its object: what the macro that frees by it checks
+/// (`__is_kvfree_rcu_offset`, `include/linux/rcupdate.h`).
+const LARGEST_OFFSET: u64 = 4096;
+
+/// Objects of one bulk free that are looked at: a page of RCU's batch holds 510 (`struct
+/// kvfree_rcu_bulk_data`), and skbs go by 64.
+const BULK: u64 = 512;
+
+/// The first arguments of a function, however a program got there.
+pub(crate) trait Arguments {
+    /// The `n`th, from 0.
+    fn argument(&self, n: u32) -> u64;
+}
+
+impl Arguments for FEntryContext {
+    /// Read as memory: up to 6.12 the verifier refuses a direct read of a pointer to anything but a
+    /// struct (`btf_ctx_access`, kernel/bpf/btf.c).
+    #[inline(always)]
+    fn argument(&self, n: u32) -> u64 {
+        read(self.as_ptr() as u64, n * 8).unwrap_or(0)
+    }
+}
+
+impl Arguments for ProbeContext {
+    #[inline(always)]
+    fn argument(&self, n: u32) -> u64 {
+        self.arg(n as usize).unwrap_or(0)
+    }
+}
+
+/// What `kvfree_call_rcu()` was given: `(head, func)` up to 6.4, where `func` is the offset of the
+/// head in the object or, without a head, the object; `(head, object)` from 6.5
+/// (`kernel/rcu/tree.c`, `mm/slab_common.c`). An offset is no address, so that one rule does for both.
+#[inline(always)]
+pub(crate) fn object(ctx: &impl Arguments) -> u64 {
+    let (head, second) = (ctx.argument(0), ctx.argument(1));
+    if head != 0 && second < LARGEST_OFFSET { head.wrapping_sub(second) } else { second }
+}
+
+/// An object handed to RCU. Its address is not given out again before it is freed.
+#[inline(always)]
+pub(crate) fn queued<const ROW: u32>(address: u64, state: &mut CpuState) {
+    state.tally[ROW as usize].rcu_frees += 1;
+    ledger::forget::<ROW>(address, 0, state);
+}
+
+/// `kmem_cache_free_bulk(cache, count, objects)`. Those that came from RCU are gone from the table
+/// already.
+#[inline(always)]
+pub(crate) fn bulk<const ROW: u32>(ctx: &impl Arguments, state: &mut CpuState) {
+    let (cache, count, objects) = (ctx.argument(0), ctx.argument(1), ctx.argument(2));
+    if count > BULK {
+        state.tally[ROW as usize].lost_bulk_frees += count - BULK;
+    }
+    for index in 0..BULK {
+        if index >= count {
+            break;
+        }
+        let Ok(address) = read::<u64>(objects, index as u32 * 8) else {
+            state.tally[ROW as usize].failed_reads += 1;
+            return;
+        };
+        ledger::forget::<ROW>(address, cache, state);
+    }
+}

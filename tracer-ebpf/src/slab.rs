@@ -1,0 +1,65 @@
+//! Which slab cache an object lies in, by its address: the flags of an allocation do not settle it
+//! (random copies, bucket caches, merged caches), and a free says nothing of it.
+//!
+//! Only on x86-64, and where user space found the two variables that the arithmetic starts from
+//! (`CONFIG_KALLSYMS_ALL`).
+
+use kleak_common::{Offsets, Tally};
+
+use crate::{
+    kernel::read,
+    maps::{OLDER, bases, offset, set_bases, setting},
+};
+
+/// log2 of bytes in a page.
+const PAGE_SHIFT: u64 = 12;
+/// Start of the kernel's half of the address space: below lies no object.
+const KERNEL: u64 = 1 << 63;
+
+/// Address of the `struct kmem_cache` of a slab object; what it returns for any other address has no
+/// meaning, and is looked up before it is believed.
+///
+/// `virt_to_page()` of the direct map (`arch/x86/include/asm/page.h`, `__pa_nodebug`; `vmemmap` of
+/// `pgtable_64.h`), then `compound_head()` (`include/linux/page-flags.h`), 5.10 to 7.2.
+///
+/// Errors: it cannot be told on this kernel, or memory could not be read.
+#[inline(always)]
+pub(crate) fn cache_of(address: u64) -> Result<u64, i32> {
+    if setting!(page_offset_symbol) == 0 || offset!(slab_cache) == Offsets::UNKNOWN {
+        return Err(-1);
+    }
+    let (mut direct, mut pages) = bases();
+    if direct == 0 {
+        direct = read::<u64>(setting!(page_offset_symbol), 0)?;
+        pages = read::<u64>(setting!(vmemmap_symbol), 0)?;
+        set_bases(direct, pages);
+    }
+    if direct < KERNEL || address < direct {
+        return Err(-1);
+    }
+    let frame = (address - direct) >> PAGE_SHIFT;
+    let page = pages.wrapping_add(frame * u64::from(setting!(page_struct)));
+    let head = read::<u64>(page, offset!(page_head))?;
+    let first = if head & 1 == 1 { head - 1 } else { page };
+    read(first, offset!(slab_cache))
+}
+
+/// Counts a free of an object that was not in the table, if it is of a cache that is followed: it was
+/// allocated before. `cache` is 0 when the event does not say.
+#[inline(always)]
+pub(crate) fn freed_older(address: u64, cache: u64, tally: &mut Tally) {
+    tally.unknown_frees += 1;
+    let cache = if cache != 0 {
+        cache
+    } else {
+        match cache_of(address) {
+            Ok(cache) => cache,
+            Err(_) => return,
+        }
+    };
+    if let Some(count) = OLDER.get_ptr_mut(&cache) {
+        // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may
+        // cost one; a read-modify-write would be worth more than the count.
+        unsafe { *count += 1 }
+    }
+}

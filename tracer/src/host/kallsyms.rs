@@ -1,0 +1,61 @@
+//! `/proc/kallsyms`: addresses of kernel symbols by name.
+
+use std::io::{BufRead as _, BufReader};
+
+use super::Host;
+
+/// Addresses of some symbols, each `None` where the kernel does not list it (variables need
+/// `CONFIG_KALLSYMS_ALL`) or hides it (`kernel.kptr_restrict`).
+#[must_use]
+pub fn addresses<const N: usize>(host: &Host, names: [&str; N]) -> [Option<u64>; N] {
+    let mut found = [None; N];
+    let Ok(file) = std::fs::File::open(host.proc("kallsyms")) else { return found };
+    for line in BufReader::new(file).lines().map_while(Result::ok) {
+        let Some((address, name)) = symbol(&line) else { continue };
+        for (wanted, place) in names.iter().zip(&mut found) {
+            if *wanted == name && place.is_none() {
+                *place = Some(address).filter(|&address| address != 0);
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    found
+}
+
+/// `ffffffff81000000 T _text`, of the kernel itself: a module's lines end in `[module]`.
+fn symbol(line: &str) -> Option<(u64, &str)> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let (_kind, name) = (words.next()?, words.next()?);
+    words.next().is_none().then_some((address, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{addresses, symbol};
+    use crate::host::Host;
+
+    #[test]
+    fn symbols_are_found_by_their_whole_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        let text = "ffffffff81000000 T _text\nffffffff82a00010 d vmemmap_base_not\n\
+                    ffffffffc0000000 d vmemmap_base\t[odd]\nffffffff82a00018 D vmemmap_base\n\
+                    0000000000000000 D hidden\n";
+        std::fs::write(dir.path().join("proc/kallsyms"), text).unwrap();
+        let host = Host::new(dir.path());
+        let found = addresses(&host, ["vmemmap_base", "hidden", "missing", "_text"]);
+        assert_eq!(found, [Some(0xffff_ffff_82a0_0018), None, None, Some(0xffff_ffff_8100_0000)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_a_panic(line in "\\PC*") {
+            let _ = symbol(&line);
+        }
+    }
+}
