@@ -26,16 +26,11 @@ mod rcu;
 mod slab;
 mod stack;
 
-<<<<<<< HEAD
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use kleak_common::{cgroup_event, kind, row};
-=======
 use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use kleak_common::{cgroup_event, row};
->>>>>>> main
 
 use crate::rcu::Arguments as _;
 
@@ -127,11 +122,7 @@ pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
-<<<<<<< HEAD
-        ledger::forget::<{ row::KFREE }>(ctx.arg(1), kind::KMALLOC, state)
-=======
         ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state)
->>>>>>> main
     });
     0
 }
@@ -141,11 +132,7 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
-<<<<<<< HEAD
-        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), kind::KMALLOC, state)
-=======
         ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state)
->>>>>>> main
     });
     0
 }
@@ -155,11 +142,7 @@ pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-<<<<<<< HEAD
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), kind::CACHE, state)
-=======
         ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state)
->>>>>>> main
     });
     0
 }
@@ -169,8 +152,27 @@ pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-<<<<<<< HEAD
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), kind::CACHE, state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state)
+    });
+    0
+}
+
+/// `kmem_cache_free` from 6.0: (call site, address, cache).
+/// First of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state)
+    });
+    0
+}
+
+/// `kmem_cache_free` from 6.0: (call site, address, cache).
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state)
     });
     0
 }
@@ -253,7 +255,7 @@ pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
 pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
     let address = percpu::address(ctx.arg(0), ctx.arg(1));
     ledger::offer::<{ row::PERCPU_FREE }>(address, |state| {
-        ledger::forget::<{ row::PERCPU_FREE }>(address, kind::PERCPU, state);
+        percpu::freed::<{ row::PERCPU_FREE }>(address, state);
     });
     0
 }
@@ -264,30 +266,7 @@ pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
 pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
     let address = percpu::address(ctx.arg(0), ctx.arg(1));
     ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(address, |state| {
-        ledger::forget::<{ row::PERCPU_FREE + row::SECOND }>(address, kind::PERCPU, state);
-=======
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state)
->>>>>>> main
-    });
-    0
-}
-
-/// `kmem_cache_free` from 6.0: (call site, address, cache).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state)
-    });
-    0
-}
-
-/// `kmem_cache_free` from 6.0: (call site, address, cache).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state)
+        percpu::freed::<{ row::PERCPU_FREE + row::SECOND }>(address, state);
     });
     0
 }

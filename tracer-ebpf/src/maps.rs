@@ -78,13 +78,11 @@ static SETTINGS: Settings = Settings {
     follow_family: 0,
     cgroup_source: 0,
     memory_hierarchy: 0,
-<<<<<<< HEAD
+    page_struct: 0,
     page_shift: 0,
     struct_page_shift: 0,
     possible_cpus: 0,
-=======
-    page_struct: 0,
->>>>>>> main
+    _pad: 0,
 };
 
 /// Set by user space at load.

@@ -65,7 +65,9 @@ pub(crate) fn freed<const ROW: u32>(ctx: &RawTracePointContext) {
         state.tally[ROW as usize].rescued += 1;
     }
     if OBJECTS.get_ptr(&key).is_some() {
-        ledger::forget::<ROW>(key, kind::PAGE, state);
+        let tally = &mut state.tally[ROW as usize];
+        tally.events += 1;
+        ledger::remove(key, tally);
         return;
     }
     let Some((block, object)) = containing(page, order) else {
@@ -83,10 +85,10 @@ pub(crate) fn freed<const ROW: u32>(ctx: &RawTracePointContext) {
         let _ = atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(left, bytes(order).wrapping_neg());
         core::ptr::read_volatile(left)
     };
+    let tally = &mut state.tally[ROW as usize];
+    tally.events += 1;
     if left == 0 {
-        ledger::forget::<ROW>(block, kind::PAGE, state);
-    } else {
-        state.tally[ROW as usize].events += 1;
+        ledger::remove(block, tally);
     }
 }
 

@@ -8,7 +8,7 @@ use kleak_common::{CpuState, kind, role};
 
 use crate::{
     ledger::{self, Allocation},
-    maps::{active, setting},
+    maps::{OBJECTS, active, setting},
     path,
 };
 
@@ -47,6 +47,18 @@ pub(crate) fn allocated<const ROW: u32>(
         },
         state,
     );
+}
+
+/// One `percpu_free_percpu` event.
+#[inline(always)]
+pub(crate) fn freed<const ROW: u32>(address: u64, state: &mut CpuState) {
+    let tally = &mut state.tally[ROW as usize];
+    tally.events += 1;
+    if OBJECTS.get_ptr(&address).is_some() {
+        ledger::remove(address, tally);
+    } else {
+        tally.unknown_frees += 1;
+    }
 }
 
 /// Address of the first CPU's copy; the event's offset is an `int`.
