@@ -373,7 +373,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Cache, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts, Tally};
-    use crate::{Control, CpuState};
+    use crate::{CallPath, Control, CpuState};
     use crate::{Offsets, Settings};
 
     macro_rules! pod {
@@ -395,7 +395,8 @@ mod pod {
         DeferredFree,
         Cache,
         Settings,
-        Offsets
+        Offsets,
+        CallPath
     );
 }
 

@@ -1,6 +1,6 @@
 //! What the programs keep between events, a CPU each, and what both sides change while running.
 
-use crate::{Tally, cgroup_event, row};
+use crate::{ORDERS, Tally, cgroup_event, row};
 
 /// The task that allocated last on a CPU, so that its owner is not read from kernel memory for every
 /// object.
@@ -82,6 +82,9 @@ pub struct Control {
     pub page_offset: u64,
     /// Value of `vmemmap_base`, likewise.
     pub vmemmap: u64,
+    /// 1 at each order of which a block of pages has been allocated: others need not be looked for
+    /// when a part of one is freed. A byte each, so that CPUs do not undo each other's.
+    pub orders: [u8; ORDERS],
 }
 
 const TALLY: usize = size_of::<Tally>();
@@ -92,5 +95,5 @@ const _: () = {
         size_of::<CpuState>()
             == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<Control>() == 32 + ORDERS);
 };

@@ -97,13 +97,10 @@ static SIZES: [u8; SIZE_SLOTS] = [0; SIZE_SLOTS];
 #[unsafe(no_mangle)]
 static CALL_PATH: CallPath = CallPath::NONE;
 
-/// 1 at each order of which a block of pages has been allocated.
-static mut ORDERS_SEEN: [u8; ORDERS] = [0; ORDERS];
-
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
 static mut CONTROL: Control =
-    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0 };
+    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0, orders: [0; ORDERS] };
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -163,17 +160,21 @@ pub(crate) fn piece_role(index: usize) -> u8 {
 /// Whether a block of that order has been allocated since the start.
 #[inline(always)]
 pub(crate) fn has_order(order: u32) -> bool {
-    let seen = (&raw const ORDERS_SEEN).cast::<u8>();
     // SAFETY: the index is masked, and a byte is read whole.
-    unsafe { core::ptr::read_volatile(seen.add(order as usize & (ORDERS - 1))) != 0 }
+    unsafe {
+        let seen = (&raw const CONTROL.orders).cast::<u8>();
+        core::ptr::read_volatile(seen.add(order as usize & (ORDERS - 1))) != 0
+    }
 }
 
-/// One is being allocated. A byte each, so that CPUs do not undo each other's.
+/// One is being allocated.
 #[inline(always)]
 pub(crate) fn set_order(order: u32) {
-    let seen = (&raw mut ORDERS_SEEN).cast::<u8>();
     // SAFETY: the index is masked, and the byte is only ever set to 1.
-    unsafe { core::ptr::write_volatile(seen.add(order as usize & (ORDERS - 1)), 1) }
+    unsafe {
+        let seen = (&raw mut CONTROL.orders).cast::<u8>();
+        core::ptr::write_volatile(seen.add(order as usize & (ORDERS - 1)), 1);
+    }
 }
 
 /// Whether counting is on.

@@ -11,6 +11,8 @@ mod kubelet;
 mod messages;
 mod net;
 mod pair;
+mod percpu;
+mod pipes;
 mod protocol;
 mod tree;
 
@@ -65,6 +67,10 @@ enum Work {
     /// `go`: receives ARP requests of many senders, each remembered by the kernel in an object
     /// that a softirq allocates
     Arp(ArpArgs),
+    /// `go`: fills pipes; `drain`: closes them
+    Pipes(PipesArgs),
+    /// `go`: makes BPF arrays, per-CPU ones unless told otherwise; `drain`: closes them
+    Arrays(ArraysArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -140,6 +146,32 @@ struct ArpArgs {
 }
 
 #[derive(Debug, Args)]
+struct PipesArgs {
+    /// Pipes
+    #[arg(long)]
+    count: usize,
+    /// Pages in each
+    #[arg(long, default_value_t = 16)]
+    pages: usize,
+}
+
+#[derive(Debug, Args)]
+struct ArraysArgs {
+    /// Arrays
+    #[arg(long)]
+    count: usize,
+    /// Elements of each
+    #[arg(long)]
+    entries: u32,
+    /// Bytes of an element (on each CPU)
+    #[arg(long)]
+    value_size: u32,
+    /// Not per-CPU
+    #[arg(long)]
+    plain: bool,
+}
+
+#[derive(Debug, Args)]
 struct TreeArgs {
     /// Messages each process sends
     #[arg(long)]
@@ -193,6 +225,8 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Pair(args) => pair::run(&args)?,
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
+        Work::Pipes(args) => pipes::run(&args)?,
+        Work::Arrays(args) => percpu::run(&args)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)

@@ -75,6 +75,7 @@ impl World {
             call_sites: HashMap::from([(0xff10, "load_msg".to_owned())]),
             slab_before: HashMap::new(),
             slab_after: HashMap::new(),
+            percpu_growth_bytes: Some(0),
             mem_available_bytes: Some(8 << 30),
             cpus: 2,
             cgroups: Cgroups::default(),

@@ -6,6 +6,7 @@
 pub mod fail_on;
 pub mod human;
 pub mod json;
+pub mod ledger;
 pub mod names;
 pub mod sanitize;
 pub mod text;
@@ -67,7 +68,7 @@ pub struct Host {
 pub struct Filter {
     /// Size classes, bytes.
     pub size_classes: Vec<u64>,
-    /// `kmalloc`, `cache`.
+    /// `kmalloc`, `cache`, `page`, `percpu`.
     pub kinds: Vec<String>,
     /// `--cache`.
     pub caches: Vec<String>,
@@ -151,7 +152,8 @@ pub struct Owner {
 /// A slab cache.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct CacheRow {
-    /// As in `/proc/slabinfo`.
+    /// As in `/proc/slabinfo`; [`ledger::page_cache`] and [`ledger::percpu_cache`] for what is in no
+    /// slab cache.
     pub name: String,
     /// Bytes an object occupies.
     pub object_size_bytes: u64,
@@ -161,7 +163,8 @@ pub struct CacheRow {
     pub outstanding_bytes: u64,
     /// How the cache grew by the kernel's own count; `null` when it has none by this name.
     pub slabinfo_growth_objects: Option<i64>,
-    /// Traced growth over the kernel's; `null` when the kernel's is too small to compare.
+    /// Traced growth over the kernel's; `null` when the kernel's is too small to compare. Of per-CPU
+    /// memory: all of it over the growth of `Percpu` in `/proc/meminfo`.
     pub explained: Option<f64>,
 }
 
@@ -180,9 +183,10 @@ pub struct OwnerRow {
     pub outstanding_objects: u64,
     /// The same in bytes of slab.
     pub outstanding_bytes: u64,
-    /// The same in bytes asked for.
+    /// The same in bytes asked for; of pages and per-CPU memory, the bytes that are left.
     pub requested_bytes: u64,
-    /// Share of all residue shown, 0 to 1.
+    /// Share of all residue shown, 0 to 1: of slab memory, pages or per-CPU memory, never of the
+    /// sum of two of them, as one is made of the other.
     pub share: f64,
     /// Slope of the residue over the window; `null` with fewer than two points in time.
     pub growth_bytes_per_s: Option<f64>,

@@ -3,4 +3,5 @@
 pub mod cgroup_path;
 pub mod cgroups;
 pub mod owners;
+pub mod roles;
 pub mod symbols;
