@@ -431,8 +431,10 @@ mod tests {
     #[test]
     fn blocks_of_pages_that_begin_alike_have_different_keys() {
         let pages = [0xffff_ea00_0001_0000, 0xffff_ea00_0001_0040, 0xffff_ea00_0001_0080];
-        let mut keys: Vec<u64> =
-            pages.iter().flat_map(|&page| (0..16).map(move |order| page_key(page, order))).collect();
+        let mut keys: Vec<u64> = pages
+            .iter()
+            .flat_map(|&page| (0..16).map(move |order| page_key(page, order)))
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 48);

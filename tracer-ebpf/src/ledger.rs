@@ -13,7 +13,7 @@ use kleak_common::{
 use crate::{
     cache,
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
-    owner, process, slab, stack,
+    owner, path, process, slab, stack,
 };
 
 /// `-EEXIST`: the key is there already.
@@ -124,7 +124,7 @@ pub(crate) fn record<const ROW: u32>(
             tally.lost_sites += 1;
         }
     }
-    if !insert(address, &object, tally)
+    if !insert(address, &object, &site, tally)
         && let Some(counts) = counts
     {
         counts.untracked += 1;
@@ -133,13 +133,15 @@ pub(crate) fn record<const ROW: u32>(
 
 /// Whether the object is in the map now.
 #[inline(always)]
-fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
+fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool {
     match OBJECTS.insert(&address, object, u64::from(BPF_NOEXIST)) {
         Ok(()) => return true,
         // The address cannot be given out twice: we missed its free.
         Err(EEXIST) => {
-            tally.implied_frees += 1;
-            reused(address);
+            if !reported_again(address, object, site) {
+                tally.implied_frees += 1;
+                reused(address);
+            }
             if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
                 return true;
             }
@@ -149,6 +151,32 @@ fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
         Err(_) => tally.failed_inserts += 1,
     }
     false
+}
+
+/// Whether this is a second event for one and the same large kmalloc, whose first was of a call from
+/// within kmalloc: `__do_kmalloc_node()` reports what `__kmalloc_large_node()` has reported before
+/// (mm/slub.c, seen on 6.18). The first is taken back: the second knows who called.
+#[inline(always)]
+fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
+    if site.kind != kind::KMALLOC || u64::from(site.size) <= LARGEST_CACHED {
+        return false;
+    }
+    // SAFETY: copies; neither entry is removed meanwhile, as the address is ours until this event is
+    // over, and user space removes no site that holds something.
+    let Some(first) = (unsafe { OBJECTS.get(&address) }).copied() else { return false };
+    // SAFETY: as above.
+    let Some(inner) = (unsafe { SITES.get(&first.site) }).copied() else { return false };
+    let same = first.requested == object.requested
+        && (inner.size, inner.tgid, inner.kind) == (site.size, site.tgid, site.kind);
+    if !same || !path::is_allocator(inner.call_site) || path::is_allocator(site.call_site) {
+        return false;
+    }
+    if let Some(counts) = COUNTS.get_ptr_mut(&first.site) {
+        // SAFETY: this CPU's own entry. On another CPU than the first's it wraps, and the sum over
+        // the CPUs is right all the same.
+        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(1) }
+    }
+    true
 }
 
 /// Notes with the site of the object held at an address that it has been freed unseen: what happened

@@ -5,7 +5,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![allow(internal_features, reason = "an atomic instruction that 5.10 has, and that `core` offers no other way to")]
+#![allow(
+    internal_features,
+    reason = "an atomic instruction that 5.10 has, and that `core` offers no other way to"
+)]
 #![allow(
     clippy::needless_borrows_for_generic_args,
     reason = "a key or value handed over whole is copied once more, on a stack of 512 bytes"
@@ -181,7 +184,9 @@ pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC }>(ctx.arg(0), |state| page::allocated::<{ row::PAGE_ALLOC }>(&ctx, state));
+    ledger::offer::<{ row::PAGE_ALLOC }>(ctx.arg(0), |state| {
+        page::allocated::<{ row::PAGE_ALLOC }>(&ctx, state)
+    });
     0
 }
 
@@ -189,7 +194,9 @@ pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn mm_page_alloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(ctx.arg(0), |state| page::allocated::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, state));
+    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(ctx.arg(0), |state| {
+        page::allocated::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, state)
+    });
     0
 }
 
@@ -223,9 +230,12 @@ pub fn percpu_alloc_percpu(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn percpu_alloc_percpu_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(percpu::address(ctx.arg(5), ctx.arg(6)), |state| {
-        percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 3, ctx.arg(0), state);
-    });
+    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        percpu::address(ctx.arg(5), ctx.arg(6)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 3, ctx.arg(0), state);
+        },
+    );
     0
 }
 
@@ -243,9 +253,12 @@ pub fn percpu_alloc_nameless(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(percpu::address(ctx.arg(4), ctx.arg(5)), |state| {
-        percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 2, 0, state);
-    });
+    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        percpu::address(ctx.arg(4), ctx.arg(5)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 2, 0, state);
+        },
+    );
     0
 }
 

@@ -76,17 +76,23 @@ pub(crate) fn freed<const ROW: u32>(ctx: &RawTracePointContext) {
         tally.unknown_frees += 1;
         return;
     };
+    let tally = &mut state.tally[ROW as usize];
+    tally.events += 1;
     // SAFETY: the entry is of a block that is not wholly free before this event is over, so that
     // nobody removes it meanwhile; other CPUs may free other parts, hence the atomic instruction.
     let left = unsafe {
         let left = &raw mut (*object).requested;
+        // A freed part that was allocated again in bulk, which no event shows, is freed once more.
+        if core::ptr::read_volatile(left) < bytes(order) {
+            tally.unknown_frees += 1;
+            return;
+        }
         // Its result is not used: the instruction that returns it needs 5.12, as does
         // a subtraction.
-        let _ = atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(left, bytes(order).wrapping_neg());
+        let _ =
+            atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(left, bytes(order).wrapping_neg());
         core::ptr::read_volatile(left)
     };
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
     if left == 0 {
         ledger::remove(block, tally);
     }

@@ -66,6 +66,12 @@ fn origin_of(role: u8) -> u8 {
     }
 }
 
+/// Whether an address lies in kmalloc, kvmalloc or what they call.
+#[inline(always)]
+pub(crate) fn is_allocator(address: u64) -> bool {
+    matches!(role_of(address), role::SLAB | role::LARGE_KMALLOC | role::VMALLOC)
+}
+
 #[inline(always)]
 fn role_of(frame: u64) -> u8 {
     // A return address may be the first byte after a function whose last act was the call.

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 pub use bpf::{Loaded, loaded_by};
 pub use cgroup::Cgroup;
 pub use kleak::{Finished, binary, run, run_command};
+pub use output::shout;
 pub use report::{Counts, Report};
 pub use report::{as_counts, holds_frame};
 pub use slabs::{Returned, class_512_of_filters, class_512_of_messages, in_use, settle};
@@ -77,7 +78,7 @@ fn able(unable: Option<&String>) -> Result<bool> {
     if std::env::var_os("CI").is_some() {
         bail!("{test} has to run where CI is set, and cannot: {why}");
     }
-    output::shout(&format!("SKIPPED {test}: {why}"));
+    shout(&format!("SKIPPED {test}: {why}"));
     Ok(false)
 }
 

@@ -8,6 +8,7 @@
 mod arp;
 mod churn;
 mod kubelet;
+mod memory;
 mod messages;
 mod net;
 mod pair;
@@ -69,6 +70,8 @@ enum Work {
     Arp(ArpArgs),
     /// `go`: fills pipes; `drain`: closes them
     Pipes(PipesArgs),
+    /// `go`: touches memory; `drain`: gives back half of every huge page
+    Memory(MemoryArgs),
     /// `go`: makes BPF arrays, per-CPU ones unless told otherwise; `drain`: closes them
     Arrays(ArraysArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
@@ -156,6 +159,16 @@ struct PipesArgs {
 }
 
 #[derive(Debug, Args)]
+struct MemoryArgs {
+    /// How much
+    #[arg(long)]
+    mib: usize,
+    /// In a file of huge pages
+    #[arg(long)]
+    huge: bool,
+}
+
+#[derive(Debug, Args)]
 struct ArraysArgs {
     /// Arrays
     #[arg(long)]
@@ -226,6 +239,7 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
         Work::Pipes(args) => pipes::run(&args)?,
+        Work::Memory(args) => memory::run(&args)?,
         Work::Arrays(args) => percpu::run(&args)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }

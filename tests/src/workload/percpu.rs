@@ -60,12 +60,7 @@ fn make(args: &ArraysArgs) -> Result<OwnedFd> {
     };
     // SAFETY: the kernel reads as many bytes as it is told there are.
     let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            &raw const attributes,
-            size_of::<Attributes>(),
-        )
+        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attributes, size_of::<Attributes>())
     };
     if fd < 0 {
         return Err(io::Error::last_os_error()).context("bpf(BPF_MAP_CREATE)");

@@ -1,9 +1,12 @@
 //! Books of different allocators. What one allocator makes of its memory is memory of the other:
 //! slab caches and per-CPU chunks consist of pages. So nothing is ever added up over two of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use kleak_common::{kind, origin};
+
+use super::human;
 
 /// Whose books.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +92,44 @@ pub fn percpu_cache(bytes: u64) -> String {
     format!("{PERCPU}{bytes}")
 }
 
+/// Whose books say more of pages by this name: those of the allocator that took them.
+#[must_use]
+pub fn made_into(cache: &str) -> Option<Ledger> {
+    if Ledger::of_cache(cache) != Ledger::Pages {
+        None
+    } else if cache.ends_with(" (slab)") || cache.ends_with(" (large kmalloc)") {
+        Some(Ledger::Slab)
+    } else if cache.ends_with(" (percpu)") {
+        Some(Ledger::PerCpu)
+    } else {
+        None
+    }
+}
+
+/// Sums of bytes by ledger: what a reader may be shown of several rows.
+#[must_use]
+pub fn sums<'a>(rows: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<Ledger, u64> {
+    let mut sums: BTreeMap<Ledger, u64> = BTreeMap::new();
+    for (cache, bytes) in rows {
+        let sum = sums.entry(Ledger::of_cache(cache)).or_default();
+        *sum = sum.saturating_add(bytes);
+    }
+    sums
+}
+
+/// The same in words: `3.0 MiB`, or `3.0 MiB of slab memory and 9.0 MiB of pages`.
+#[must_use]
+pub fn words(sums: &BTreeMap<Ledger, u64>) -> String {
+    if sums.len() <= 1 {
+        return human::bytes(sums.values().sum());
+    }
+    let each: Vec<String> = sums
+        .iter()
+        .map(|(ledger, bytes)| format!("{} of {ledger}", human::bytes(*bytes)))
+        .collect();
+    each.join(" and ")
+}
+
 /// What a reader of a verdict has to know of pages by this name, beside who took them.
 #[must_use]
 pub fn remark(cache: &str) -> Option<&'static str> {
@@ -97,18 +138,20 @@ pub fn remark(cache: &str) -> Option<&'static str> {
     }
     if cache.contains(" movable") {
         Some("these are movable pages, of processes and of the page cache, not kernel objects")
-    } else if cache.ends_with(" (slab)") || cache.ends_with(" (large kmalloc)") {
-        Some("these hold kmalloc and slab objects: --kind kmalloc,cache tells whose they are")
-    } else if cache.ends_with(" (percpu)") {
-        Some("these hold per-CPU memory: --kind percpu tells whose it is")
     } else {
-        None
+        match made_into(cache)? {
+            Ledger::Slab => {
+                Some("these hold slab objects: --kind kmalloc,cache tells whose those are")
+            }
+            Ledger::PerCpu => Some("these hold per-CPU memory: --kind percpu tells whose that is"),
+            Ledger::Pages => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Ledger, page_cache, percpu_cache, remark};
+    use super::{Ledger, page_cache, percpu_cache, remark, sums, words};
     use kleak_common::origin;
 
     #[test]
@@ -125,9 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_added_up_over_two_ledgers() {
+        let rows = [("kmalloc-512", 1024), ("page order-0 unmovable", 4096), ("dentry", 1024)];
+        assert_eq!(words(&sums(rows.into_iter())), "2.0 KiB of slab memory and 4.0 KiB of pages");
+        assert_eq!(words(&sums(rows.into_iter().take(1))), "1.0 KiB");
+        assert_eq!(words(&sums([].into_iter())), "0 B");
+    }
+
+    #[test]
     fn what_is_not_the_kernel_s_own_is_said() {
         assert!(remark("page order-9 movable").is_some_and(|text| text.contains("not kernel")));
-        assert!(remark("page order-1 unmovable (slab)").is_some_and(|t| t.contains("--kind kmalloc")));
+        assert!(
+            remark("page order-1 unmovable (slab)").is_some_and(|t| t.contains("--kind kmalloc"))
+        );
         assert_eq!(remark("page order-0 unmovable"), None);
         assert_eq!(remark("kmalloc-512"), None);
     }

@@ -104,8 +104,14 @@ const SLAB_BEGIN: [&str; 14] = [
     "__krealloc",
 ];
 
-const VMALLOC: [&str; 6] =
-    ["vm_area_alloc_pages", "__kvmalloc_node", "kvmalloc_node", "kvmalloc", "kvrealloc", "__do_kvmalloc"];
+const VMALLOC: [&str; 6] = [
+    "vm_area_alloc_pages",
+    "__kvmalloc_node",
+    "kvmalloc_node",
+    "kvmalloc",
+    "kvrealloc",
+    "__do_kvmalloc",
+];
 const VMALLOC_BEGIN: [&str; 7] = [
     "__vmalloc",
     "vmalloc_",

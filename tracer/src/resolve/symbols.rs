@@ -180,13 +180,13 @@ mod tests {
             (5, "do_msgsnd"),
         ]);
         let whole = ["__kmalloc_noprof", "load_msg", "do_msgsnd"];
-        assert_eq!(symbols.frames(&[1, Leaf::Caller(2), 3, 4, 5], 4, 0), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(4), 0), whole);
         // The second stack map skips our own frame.
-        assert_eq!(symbols.frames(&[2, Leaf::Caller(3), 4, 5], 4, 0), whole);
+        assert_eq!(symbols.frames(&[2, 3, 4, 5], Leaf::Caller(4), 0), whole);
         // A call site that is not in the stack: tracing frames go by name.
-        assert_eq!(symbols.frames(&[1, Leaf::Caller(2), 3, 4, 5], 99, 0), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(99), 0), whole);
         // The tracepoint fires in the caller itself.
-        assert_eq!(symbols.frames(&[1, Leaf::Caller(2), 4, 5], 4, 0), ["load_msg", "do_msgsnd"]);
+        assert_eq!(symbols.frames(&[1, 2, 4, 5], Leaf::Caller(4), 0), ["load_msg", "do_msgsnd"]);
         assert!(symbols.frames(&[], Leaf::Caller(4), 0).is_empty());
     }
 
@@ -218,7 +218,10 @@ mod tests {
         let all = [1, 2, 3, 4, 5, 6];
         let softirq = ["__kmalloc_noprof", "___neigh_create", "handle_softirqs"];
         assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::SOFTIRQ), softirq);
-        assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::HARDIRQ).last().unwrap(), "common_interrupt");
+        assert_eq!(
+            symbols.frames(&all, Leaf::Caller(2), context::HARDIRQ).last().unwrap(),
+            "common_interrupt"
+        );
         assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::TASK).len(), 6);
     }
 

@@ -9,8 +9,8 @@ use crate::{
     host::{meminfo, slabinfo, system},
     probe::{self, Probe},
     report::{
-        ledger::{page_cache, percpu_cache},
         Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss,
+        ledger::{page_cache, percpu_cache},
     },
     resolve::{
         cgroups::Cgroups,

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
-use kleak_common::{CallPath, flavour};
+use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 
 use super::Failure;
 use crate::{
@@ -99,18 +99,20 @@ impl Plan {
         let choice = choose(args, &classes, &host, &mut remarks)?;
         let max_objects = max_objects(args, &meminfo, &mut remarks)?;
         let (btf, tracefs) = probe::Config::usual_places();
-        let (pages, percpu) =
-            (args.kind.contains(&Kind::Page), args.kind.contains(&Kind::Percpu));
+        let (pages, percpu) = (args.kind.contains(&Kind::Page), args.kind.contains(&Kind::Percpu));
         let config = probe::Config {
             sizes: choice.slots.clone(),
             caches: choice.named,
             pages,
             percpu,
-            call_path: Box::new(if pages || percpu {
-                call_path(&host, &mut remarks)
-            } else {
-                CallPath::NONE
-            }),
+            // Large kmallocs are reported twice by some kernels, once by kmalloc itself.
+            call_path: Box::new(
+                if pages || percpu || choice.slots.iter().any(|&s| s > LARGEST_CACHED) {
+                    call_path(&host, &mut remarks)
+                } else {
+                    CallPath::NONE
+                },
+            ),
             possible_cpus: system::possible_cpus(&host)?,
             stacks: args.stacks.into(),
             user_stacks: args.user_stacks,
@@ -196,9 +198,9 @@ fn call_path(host: &Host, remarks: &mut Vec<String>) -> CallPath {
     let found = kallsyms::functions(host).and_then(|functions| roles::call_path(&functions));
     found.unwrap_or_else(|| {
         remarks.push(
-            "kernel functions have no addresses in /proc/kallsyms, so who called the page \
-             allocator is not known, and slab pages are not told from others; run as root, or: \
-             sysctl kernel.kptr_restrict=1"
+            "kernel functions have no addresses in /proc/kallsyms: who called the page allocator is \
+             not known, slab pages are not told from others, and a kmalloc above 8 KiB may count \
+             twice; run as root, or: sysctl kernel.kptr_restrict=1"
                 .to_owned(),
         );
         CallPath::NONE
