@@ -288,6 +288,16 @@ impl Tally {
     }
 }
 
+/// An object handed to RCU to be freed; the map's key is its address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Address of its `struct kmem_cache`; 0 when unknown.
+    pub cache: u64,
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+}
+
 /// A free that the map of objects refused. User space counts the object as freed if it was born
 /// before `at_ns`.
 #[repr(C)]
@@ -331,6 +341,16 @@ pub struct CgroupEvent {
     pub path: [u8; PATH_LEN],
 }
 
+/// What the program `lies_in` answers.
+pub mod lies_in {
+    /// It cannot be told.
+    pub const UNKNOWN: u32 = 0;
+    /// The address lies in a page of that slab cache.
+    pub const YES: u32 = 1;
+    /// It does not.
+    pub const NO: u32 = 2;
+}
+
 /// What user space has decided about a slab cache.
 pub mod cache_state {
     /// Just seen; its objects are followed until user space decides.
@@ -366,13 +386,16 @@ const _: () = {
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<Tally>() == 18 * 8);
     assert!(size_of::<DeferredFree>() == 16);
+    assert!(size_of::<Queued>() == 16);
     assert!(size_of::<CgroupEvent>() == 32 + PATH_LEN);
     assert!(size_of::<Cache>() == 16 + CACHE_NAME_LEN);
 };
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Cache, DeferredFree, Object, Process, ProcessKey, Site, SiteCounts, Tally};
+    use super::{
+        Cache, DeferredFree, Object, Process, ProcessKey, Queued, Site, SiteCounts, Tally,
+    };
     use crate::{CallPath, Control, CpuState};
     use crate::{Offsets, Settings};
 
@@ -393,6 +416,7 @@ mod pod {
         CpuState,
         Control,
         DeferredFree,
+        Queued,
         Cache,
         Settings,
         Offsets,

@@ -185,7 +185,7 @@ pub struct Offsets {
     pub cache_size: u32,
     /// `kmem_cache.object_size`.
     pub cache_object_size: u32,
-    /// `page.compound_head`: odd in a page that is not the first of its block.
+    /// `page.compound_head`, `page.compound_info` from 7.1: odd in a page that is not the first of its block.
     pub page_head: u32,
     /// `slab.slab_cache` (from 5.17), or `page.slab_cache`, which lies in the same place.
     pub slab_cache: u32,

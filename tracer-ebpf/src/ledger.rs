@@ -238,28 +238,29 @@ fn introduce(key: u64, site: &Site, address: u64, tally: &mut Tally) {
     }
 }
 
-/// Removes an object, if it is one of ours. `cache` is its slab cache where the event says, 0 elsewhere.
+/// Removes an object, if it is one of ours, and tells whether it is of a cache that is followed. `cache` is its slab cache where the event says, 0 elsewhere.
 /// (Offered twice, it is looked up twice: its address is not
 /// given out again before the event is over.)
 #[inline(always)]
-pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) {
+pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) -> bool {
     // `kfree(NULL)` fires the tracepoint, often.
     if address <= ZERO_SIZE_PTR {
-        return;
+        return false;
     }
     // An address that the alignment of the followed classes rules out is not ours.
     if address & setting!(free_mask) != 0 && !misaligned() {
-        return;
+        return false;
     }
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
     // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
     // bucket's even when there is nothing to remove.
     if OBJECTS.get_ptr(&address).is_none() {
-        slab::freed_older(address, cache, tally);
-        return;
+        let queued = ROW % row::SECOND == row::RCU_FREE;
+        return slab::freed_older(address, cache, queued, tally);
     }
     remove(address, tally);
+    true
 }
 
 /// Removes an object that is held, or has just been removed: an interrupted pair of programs may see

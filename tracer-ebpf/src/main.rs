@@ -33,7 +33,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
-use kleak_common::{cgroup_event, row};
+use kleak_common::{cgroup_event, lies_in, row};
 
 use crate::rcu::Arguments as _;
 
@@ -125,7 +125,7 @@ pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -135,7 +135,7 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -145,7 +145,7 @@ pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -155,7 +155,7 @@ pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
 }
@@ -165,7 +165,7 @@ pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state)
+        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
 }
@@ -175,7 +175,7 @@ pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
 }
@@ -293,7 +293,7 @@ pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
 pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
     ledger::offer::<{ row::CACHE_FREE }>(object, |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state)
+        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
     });
     0
 }
@@ -304,7 +304,7 @@ pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
 pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(object, |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state)
+        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state);
     });
     0
 }
@@ -454,6 +454,20 @@ pub fn irq_handler_entry(_ctx: RawTracePointContext) -> i32 {
 pub fn irq_handler_exit(_ctx: RawTracePointContext) -> i32 {
     owner::set_hardirq(0);
     0
+}
+
+/// Never attached: user space runs it with (address, slab cache) as arguments, and gets one of
+/// [`kleak_common::lies_in`]. Written out, because the macro drops what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn lies_in(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let expected: u64 = ctx.arg(1);
+    match slab::cache_of(ctx.arg(0)) {
+        Ok(cache) if cache == expected => lies_in::YES,
+        Ok(_) => lies_in::NO,
+        Err(_) => lies_in::UNKNOWN,
+    }
 }
 
 /// Does nothing, for the benchmark that tells what being attached costs by itself.

@@ -6,11 +6,11 @@
 use aya_ebpf::{
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::map,
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
 };
 use kleak_common::{
     Cache, CallPath, Control, CpuState, DeferredFree, ORDERS, Object, Offsets, PIECES, Process,
-    ProcessKey, SIZE_SLOTS, Settings, Site, SiteCounts,
+    ProcessKey, Queued, SIZE_SLOTS, Settings, Site, SiteCounts,
 };
 
 /// Outstanding objects by address. `--max-objects` sets its size at load.
@@ -24,6 +24,11 @@ pub static SITES: HashMap<u64, Site> = HashMap::with_max_entries(16_384, 0);
 /// What each CPU has counted for a site; per CPU, so that no cache line is shared.
 #[map]
 pub static COUNTS: PerCpuHashMap<u64, SiteCounts> = PerCpuHashMap::with_max_entries(16_384, 0);
+
+/// Objects of followed caches that were handed to RCU: their free may show later, and is not to be
+/// counted again. The oldest give way (from 6.18 on most show no free).
+#[map]
+pub static QUEUED: LruHashMap<u64, Queued> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Names of processes that own or owned something, which outlive them.
 #[map]

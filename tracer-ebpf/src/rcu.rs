@@ -1,11 +1,14 @@
 //! Frees that no tracepoint shows, at the entry of the kernel's functions: objects handed to RCU,
 //! which frees them in batches, and bulk frees. Not every kernel lets us there: user space tries.
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::programs::{FEntryContext, ProbeContext};
-use kleak_common::CpuState;
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::bpf_ktime_get_ns,
+    programs::{FEntryContext, ProbeContext},
+};
+use kleak_common::{CpuState, Queued};
 
-use crate::{kernel::read, ledger};
+use crate::{kernel::read, ledger, maps::QUEUED, slab};
 
 /// Largest offset of a `struct rcu_head` in its object: what the macro that frees by it checks
 /// (`__is_kvfree_rcu_offset`, `include/linux/rcupdate.h`).
@@ -50,7 +53,13 @@ pub(crate) fn object(ctx: &impl Arguments) -> u64 {
 #[inline(always)]
 pub(crate) fn queued<const ROW: u32>(address: u64, state: &mut CpuState) {
     state.tally[ROW as usize].rcu_frees += 1;
-    ledger::forget::<ROW>(address, 0, state);
+    let cache = slab::cache_of(address).unwrap_or(0);
+    if ledger::forget::<ROW>(address, cache, state) {
+        // Without an entry its free, should it show, counts as one of an older object.
+        // SAFETY: a helper without arguments.
+        let at_ns = unsafe { bpf_ktime_get_ns() };
+        let _ = QUEUED.insert(&address, &Queued { cache, at_ns }, 0);
+    }
 }
 
 /// `kmem_cache_free_bulk(cache, count, objects)`. Those that came from RCU are gone from the table

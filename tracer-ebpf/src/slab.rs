@@ -8,7 +8,7 @@ use kleak_common::{Offsets, Tally};
 
 use crate::{
     kernel::read,
-    maps::{OLDER, bases, offset, set_bases, setting},
+    maps::{OLDER, QUEUED, bases, offset, set_bases, setting},
 };
 
 /// log2 of bytes in a page.
@@ -20,7 +20,7 @@ const KERNEL: u64 = 1 << 63;
 /// meaning, and is looked up before it is believed.
 ///
 /// `virt_to_page()` of the direct map (`arch/x86/include/asm/page.h`, `__pa_nodebug`; `vmemmap` of
-/// `pgtable_64.h`), then `compound_head()` (`include/linux/page-flags.h`), 5.10 to 7.2.
+/// `pgtable_64.h`), 5.10 to 7.2, and from there to the first page of the slab.
 ///
 /// Errors: it cannot be told on this kernel, or memory could not be read.
 #[inline(always)]
@@ -40,26 +40,45 @@ pub(crate) fn cache_of(address: u64) -> Result<u64, i32> {
     let frame = (address - direct) >> PAGE_SHIFT;
     let page = pages.wrapping_add(frame * u64::from(setting!(page_struct)));
     let head = read::<u64>(page, offset!(page_head))?;
-    let first = if head & 1 == 1 { head - 1 } else { page };
-    read(first, offset!(slab_cache))
+    read(first_of(page, head), offset!(slab_cache))
 }
 
-/// Counts a free of an object that was not in the table, if it is of a cache that is followed: it was
-/// allocated before. `cache` is 0 when the event does not say.
+/// First page struct of a block: a page that is not the first has an odd word that is the first one's
+/// address and 1 (`compound_head`), or from 7.1 on, where the size of a page struct is a power of two,
+/// a mask of the address (`compound_info`, include/linux/page-flags.h), whose upper bits are all ones,
+/// as no address of a page struct's are.
 #[inline(always)]
-pub(crate) fn freed_older(address: u64, cache: u64, tally: &mut Tally) {
+fn first_of(page: u64, head: u64) -> u64 {
+    if head & 1 == 0 {
+        page
+    } else if head >> 40 == 0xff_ffff {
+        page & head
+    } else {
+        head - 1
+    }
+}
+
+/// Counts a free of an object that was not in the table, if it is of a cache that is followed: then it
+/// was allocated before, or has been counted when it was handed to RCU. `cache` is 0 when the event does
+/// not say; `queued` when it is handed to RCU now. Returns whether it was counted.
+#[inline(always)]
+pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Tally) -> bool {
     tally.unknown_frees += 1;
     let cache = if cache != 0 {
         cache
     } else {
         match cache_of(address) {
             Ok(cache) => cache,
-            Err(_) => return,
+            Err(_) => return false,
         }
     };
-    if let Some(count) = OLDER.get_ptr_mut(&cache) {
-        // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may
-        // cost one; a read-modify-write would be worth more than the count.
-        unsafe { *count += 1 }
+    let Some(count) = OLDER.get_ptr_mut(&cache) else { return false };
+    if !queued && QUEUED.get_ptr(&address).is_some() {
+        let _ = QUEUED.remove(&address);
+        return false;
     }
+    // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may cost one;
+    // an atomic addition would cost more than that count is worth.
+    unsafe { *count += 1 }
+    true
 }

@@ -28,6 +28,10 @@ pub struct Snapshot {
     /// Frees of objects that were not in the table, by the address of their `kmem_cache`, for caches
     /// met in `caches`.
     pub older_frees: HashMap<u64, u64>,
+    /// Objects handed to RCU and not seen freed since, likewise: at most so many are still there.
+    pub queued: HashMap<u64, u64>,
+    /// Objects that looked outstanding and were found freed when the kernel was asked about them.
+    pub found_freed: u64,
     /// Losses and events, all CPUs and programs added up.
     pub tally: Tally,
     /// Events skipped by the kernel because the program was running; `None` where not counted.

@@ -102,10 +102,18 @@ pub(super) fn loss_doubts(
         let verb = if loss.untracked_objects == 1 { "was" } else { "were" };
         doubts.push((level, format!("{lost} {verb} not tracked")));
     }
+    // Where all frees of a site go unseen, those found out say nothing of the others.
+    let habitual: u64 = case
+        .evidence
+        .snapshot
+        .sites
+        .iter()
+        .filter(|(key, _)| case.unfollowed.contains(*key))
+        .fold(0, |sum, (_, facts)| sum.saturating_add(facts.reused));
     let missed = loss
         .failed_updates
         .saturating_add(loss.missed_events.unwrap_or(0))
-        .saturating_add(loss.missed_frees_detected);
+        .saturating_add(loss.missed_frees_detected.saturating_sub(habitual));
     if part(missed) >= NEGLIGIBLE {
         let level = if part(missed) >= GRAVE { Confidence::Low } else { Confidence::Medium };
         doubts.push((level, format!("{} events were missed", sentence::count(missed))));
@@ -113,7 +121,7 @@ pub(super) fn loss_doubts(
     let unknown = case
         .shown
         .iter()
-        .filter(|site| site.owner.kind == UNKNOWN)
+        .filter(|site| site.owner.kind == UNKNOWN && site.owner.comm.is_none())
         .fold(0_u64, |sum, site| sum.saturating_add(site.series.objects));
     let blamed = verdict.owner.as_ref().is_some_and(|owner| owner.kind == UNKNOWN);
     let share = ratio(unknown as f64, all as f64);

@@ -6,8 +6,27 @@ use hashbrown::HashMap;
 use kleak_common::{Site, context, kind};
 
 use super::Evidence;
+use super::unfollowed::{self, Why};
 use crate::report::{Owner, ledger::Ledger};
 use crate::snapshot::{BIRTH_SLICES, Group, GroupKey};
+
+/// Functions that allocate for the slab allocator itself: arrays that it keeps a CPU's free objects in
+/// (sheaves, mm/slub.c, 6.18 to 7.2), and those that say whom a slab's objects are charged to (mm/slub.c,
+/// mm/memcontrol.c, 5.9 to 7.2). They stay when the process that happened to need one has long gone.
+const ALLOCATOR: [&str; 12] = [
+    "__pcs_replace_empty_main",
+    "__pcs_replace_full_main",
+    "alloc_empty_sheaf",
+    "__alloc_empty_sheaf",
+    "alloc_full_sheaf",
+    "__kfree_rcu_sheaf",
+    "kmem_cache_prefill_sheaf",
+    "kmem_cache_prefill_sheaf_noprof",
+    "kmem_cache_refill_sheaf",
+    "alloc_slab_obj_exts",
+    "memcg_alloc_slab_cgroups",
+    "memcg_alloc_page_obj_cgroups",
+];
 
 /// Stands for a cache or function without a name.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -112,6 +131,8 @@ pub(super) struct Series {
     pub allocated: u64,
     /// Of those, not tracked, so that nobody knows whether they were freed.
     pub untracked: u64,
+    /// Of `objects`, freed by a path that is not followed, and not confirmed by slabinfo.
+    pub doubtful: u64,
     /// Bytes an object occupies (the largest, where sites differ).
     pub size: u64,
     /// Birth of the oldest, nanoseconds; `None` without objects.
@@ -138,6 +159,7 @@ impl Series {
         self.held = self.held.saturating_add(other.held);
         self.allocated = self.allocated.saturating_add(other.allocated);
         self.untracked = self.untracked.saturating_add(other.untracked);
+        self.doubtful = self.doubtful.saturating_add(other.doubtful);
         self.size = self.size.max(other.size);
         self.oldest_ns = self.oldest_ns.into_iter().chain(other.oldest_ns).min();
         for (sum, count) in self.births.iter_mut().zip(other.births) {
@@ -177,8 +199,10 @@ pub(super) struct SiteView {
     pub cache: String,
     /// Function that called the allocator.
     pub function: String,
-    /// Whether it descends from the command that kleak runs.
+    /// Whether it descends from the command that kleak runs, and acts on its own behalf.
     pub family: bool,
+    /// Why its frees are not seen, if they are not.
+    pub unfollowed: Option<Why>,
     /// Its counts.
     pub series: Series,
     /// Its groups, in the order of their keys.
@@ -258,8 +282,20 @@ fn view(
     let owner = site.map_or_else(nobody, |site| {
         evidence.owners.get(&key).cloned().unwrap_or_else(|| owner_by_context(&site))
     });
+    let function: String = site.map_or_else(
+        || UNKNOWN.to_owned(),
+        |site| {
+            let name = evidence.call_sites.get(&site.call_site).cloned();
+            name.unwrap_or_else(|| format!("{:#x}", site.call_site))
+        },
+    );
+    let own = function.split(['.', '+', ' ']).next().is_some_and(|name| ALLOCATOR.contains(&name));
+    let owner = if own { allocator() } else { owner };
     SiteView {
         key,
+        unfollowed: facts
+            .filter(|facts| facts.site.kind <= kind::CACHE)
+            .and_then(|facts| unfollowed::why(&evidence.mode, &function, facts)),
         process: site
             .filter(|_| matches!(owner.kind.as_str(), "process" | "kthread"))
             .map(|site| (site.tgid, site.start_ns)),
@@ -272,14 +308,8 @@ fn view(
                 name.unwrap_or_else(|| format!("kmalloc-{}", class_name(u64::from(site.size))))
             },
         ),
-        function: site.map_or_else(
-            || UNKNOWN.to_owned(),
-            |site| {
-                let name = evidence.call_sites.get(&site.call_site).cloned();
-                name.unwrap_or_else(|| format!("{:#x}", site.call_site))
-            },
-        ),
-        family: site.is_some_and(|site| site.family == 1),
+        function,
+        family: !own && site.is_some_and(|site| site.family == 1),
         series,
         groups,
     }
@@ -292,6 +322,11 @@ fn class_name(size: u64) -> String {
     } else {
         size.to_string()
     }
+}
+
+/// The slab allocator, which allocates for itself whoever happens to call it.
+fn allocator() -> Owner {
+    Owner { comm: Some("slab allocator".to_owned()), ..nobody() }
 }
 
 fn nobody() -> Owner {

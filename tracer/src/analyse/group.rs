@@ -61,6 +61,8 @@ pub(super) struct Share {
     pub series: Series,
     /// Function that called the allocator for most of it.
     pub function: String,
+    /// Most of it was allocated where frees are not seen.
+    pub unfollowed: bool,
     /// Indexes of its parts.
     parts: Vec<usize>,
 }
@@ -124,6 +126,8 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
                 held: at(&held, index).max(piece.objects),
                 allocated: at(&allocated, index),
                 untracked: at(&untracked, index),
+                // A site is doubtful whole or not at all.
+                doubtful: if series.doubtful > 0 { piece.objects } else { 0 },
                 size: series.size,
                 oldest_ns: piece.oldest_ns,
                 births: Default::default(),
@@ -139,10 +143,12 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
 }
 
 fn process_key(site: &SiteView) -> Key {
-    site.process.map_or_else(
-        || Key::Kind(site.owner.kind.clone()),
-        |(tgid, start_ns)| Key::Process(site.owner.kind.clone(), tgid, start_ns),
-    )
+    match (site.process, &site.owner.comm) {
+        (Some((tgid, start_ns)), _) => Key::Process(site.owner.kind.clone(), tgid, start_ns),
+        // The slab allocator.
+        (None, Some(name)) => Key::Program(site.owner.kind.clone(), name.clone()),
+        (None, None) => Key::Kind(site.owner.kind.clone()),
+    }
 }
 
 /// Interrupts belong to no cgroup; a task whose cgroup could not be read belongs to none we know.
@@ -198,21 +204,24 @@ pub(super) fn merge(parts: &[Part<'_>], level: Level) -> BTreeMap<Key, Merged> {
 
 fn merge_one(key: &Key, members: &[(usize, &Part<'_>)]) -> Merged {
     let mut caches: BTreeMap<String, Share> = BTreeMap::new();
-    let mut functions: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut functions: BTreeMap<(&str, &str), (u64, bool)> = BTreeMap::new();
     let mut processes = BTreeSet::new();
     for (index, part) in members {
         let share = caches.entry(part.site.cache.clone()).or_default();
         share.ledger = part.site.ledger;
         share.series.add(&part.series);
         share.parts.push(*index);
-        let held = functions.entry((&part.site.cache, &part.site.function)).or_default();
+        let (held, unfollowed) =
+            functions.entry((&part.site.cache, &part.site.function)).or_default();
         *held = held.saturating_add(part.series.objects);
+        *unfollowed |= part.site.unfollowed.is_some();
         processes.insert(process_key(part.site));
     }
     for (cache, share) in &mut caches {
         let of_cache = functions.iter().filter(|((name, _), _)| name == cache);
         // Of equals the first by name, so that the answer does not change from run to run.
-        let most = of_cache.max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
+        let most = of_cache.max_by(|a, b| a.1.0.cmp(&b.1.0).then(b.0.cmp(a.0)));
+        share.unfollowed = most.is_some_and(|(_, (_, unfollowed))| *unfollowed);
         share.function = most.map_or_else(String::new, |((_, function), _)| (*function).to_owned());
     }
     Merged { owner: owner(key, members), members: processes.len(), caches }
@@ -349,6 +358,7 @@ fn owner_row(
         outstanding_objects: series.objects,
         outstanding_bytes: series.bytes,
         requested_bytes: series.requested,
+        unfollowed_objects: series.doubtful,
         share: growth::ratio(series.bytes as f64, total as f64),
         growth_bytes_per_s: growth::slope(timeline, &series.history)
             .map(|slope| slope * series.size as f64),

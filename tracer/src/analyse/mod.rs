@@ -22,12 +22,15 @@ mod testing;
     reason = "small numbers, and generators of evidence that read best in one piece"
 )]
 mod tests;
+mod unfollowed;
 mod verdict;
 
 use globset::GlobMatcher;
 use hashbrown::HashMap;
 
-use crate::report::{Cgroups, Command, Cost, Filter, Host, Loss, Owner, Report, SCHEMA, sanitize};
+use crate::report::{
+    Cgroups, Command, Cost, Filter, Host, Loss, Mode, Owner, Report, SCHEMA, sanitize,
+};
 use crate::snapshot::Snapshot;
 
 /// Everything known when a window (or an interval of it) ends, names included.
@@ -63,6 +66,13 @@ pub struct Evidence {
     pub cpus: u32,
     /// Cgroup life.
     pub cgroups: Cgroups,
+    /// By which means this kernel was traced.
+    pub mode: Mode,
+    /// Frees of objects older than the window, by slab cache; `None` where the kernel side cannot tell
+    /// of which cache a freed object was.
+    pub older_frees: Option<HashMap<String, u64>>,
+    /// Objects handed to RCU and perhaps not freed yet, by slab cache; at most so many.
+    pub queued: HashMap<String, u64>,
     /// Losses.
     pub loss: Loss,
     /// Cost.
@@ -176,8 +186,13 @@ impl Select {
 /// The report that the evidence supports.
 pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
     let timeline = facts::Timeline::new(evidence);
-    let all = facts::sites(evidence, &timeline);
+    let mut all = facts::sites(evidence, &timeline);
     let checks = reconcile::check(evidence, &all);
+    for site in &mut all {
+        if site.unfollowed.is_some() && !unfollowed::confirmed(&checks, &site.cache) {
+            site.series.doubtful = site.series.objects;
+        }
+    }
     let shown: Vec<&facts::SiteView> =
         all.iter().filter(|site| options.select.takes(&site.owner, site.family)).collect();
 
@@ -188,11 +203,14 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         group::keep(top, &mut owners, &mut stacks);
     }
 
+    let unfollowed_keys =
+        all.iter().filter(|site| site.unfollowed.is_some()).map(|site| site.key).collect();
     let case = verdict::Case {
         evidence,
         timeline: &timeline,
         checks: &checks,
         shown: &shown,
+        unfollowed: &unfollowed_keys,
         by: options.by,
         family: options.select.family_only,
     };
@@ -201,6 +219,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
     verdict.summary = sanitize::terminal(&verdict.summary).into_owned();
     let mut notes = evidence.notes.clone();
     notes.extend(judged);
+    notes.extend(unfollowed::notes(&evidence.mode, &all, &checks));
     notes.extend(reconcile::notes(&checks));
     notes.extend(general_notes(evidence, options));
     for note in &mut notes {
@@ -219,6 +238,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         owners,
         stacks,
         cgroups: evidence.cgroups,
+        mode: evidence.mode.clone(),
         loss: evidence.loss,
         cost: evidence.cost,
         command: evidence.command.clone(),

@@ -41,18 +41,24 @@ pub(super) struct Check {
     pub ledger: Ledger,
     /// Outstanding at any age.
     pub held: u64,
+    /// Of those, at sites whose frees are not seen.
+    pub unfollowed: u64,
     /// Allocated in the window.
     pub allocated: u64,
     /// Bytes an object occupies.
     pub size: u64,
     /// By the kernel's count.
     pub growth: Option<i64>,
+    /// Objects from before the window that were freed in it, where that is known.
+    pub older: Option<u64>,
     /// Traced over the kernel's, where that is above the noise.
     pub explained: Option<f64>,
     /// What follows.
     pub agreement: Agreement,
     /// Compared over all caches of its size class, because only so do they agree.
     pub by_class: bool,
+    /// Compared without the sites whose frees are not seen, because only so do they agree.
+    pub excluding: bool,
 }
 
 /// Every cache that was allocated from, all owners together.
@@ -62,22 +68,29 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
         let check = checks.entry(site.cache.clone()).or_insert(Check {
             ledger: site.ledger,
             held: 0,
+            unfollowed: 0,
             allocated: 0,
             size: 0,
             growth: None,
+            older: None,
             explained: None,
             agreement: Agreement::Unknown,
             by_class: false,
+            excluding: false,
         });
         check.held = check.held.saturating_add(site.series.held);
+        if site.unfollowed.is_some() {
+            check.unfollowed = check.unfollowed.saturating_add(site.series.held);
+        }
         check.allocated = check.allocated.saturating_add(site.series.allocated);
         check.size = check.size.max(site.series.size);
     }
-    let mut by_class: BTreeMap<String, u64> = BTreeMap::new();
+    let mut by_class: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (name, check) in &checks {
         if let Some(class) = class(name) {
-            let held = by_class.entry(class.to_owned()).or_default();
+            let (held, unfollowed) = by_class.entry(class.to_owned()).or_default();
             *held = held.saturating_add(check.held);
+            *unfollowed = unfollowed.saturating_add(check.unfollowed);
         }
     }
     let percpu = percpu(evidence, sites);
@@ -93,19 +106,45 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
         let own = Kernel::of(evidence, &aliases(name, evidence), check.size);
         if let Some(own) = &own {
             check.growth = Some(own.growth);
+            check.older = own.older;
             check.explained = own.explained(check.held);
             check.agreement = own.agreement(check.held);
         }
         if matches!(check.agreement, Agreement::Agrees | Agreement::TooSmall) {
             continue;
         }
-        let Some(class) = class(name) else { continue };
-        let held = by_class.get(class).copied().unwrap_or(check.held);
-        let all = Kernel::of(evidence, &class_names(class, evidence), check.size);
-        if let Some(all) = all.filter(|all| all.agreement(held) == Agreement::Agrees) {
+        let all = class(name).and_then(|class| {
+            let all = Kernel::of(evidence, &class_names(class, evidence), check.size)?;
+            let (held, unfollowed) = by_class.get(class).copied()?;
+            Some((all, held, unfollowed))
+        });
+        if let Some((all, held, _)) = &all
+            && all.agreement(*held) == Agreement::Agrees
+        {
             check.agreement = Agreement::Agrees;
-            check.explained = all.explained(held);
+            check.explained = all.explained(*held);
             check.by_class = true;
+            continue;
+        }
+        // What was freed unseen is not there, whatever was traced.
+        let without = |held: u64, unfollowed: u64| held.saturating_sub(unfollowed);
+        let fits = |kernel: &Kernel, held: u64| {
+            matches!(kernel.agreement(held), Agreement::Agrees | Agreement::TooSmall)
+        };
+        let followed = without(check.held, check.unfollowed);
+        if check.unfollowed > 0
+            && let Some(own) = own.as_ref().filter(|own| fits(own, followed))
+        {
+            check.agreement = Agreement::Agrees;
+            check.explained = own.explained(followed);
+            check.excluding = true;
+        } else if let Some((all, held, unfollowed)) = &all
+            && *unfollowed > 0
+            && fits(all, without(*held, *unfollowed))
+        {
+            check.agreement = Agreement::Agrees;
+            check.explained = all.explained(without(*held, *unfollowed));
+            (check.by_class, check.excluding) = (true, true);
         }
     }
     checks
@@ -124,7 +163,7 @@ fn percpu(evidence: &Evidence, sites: &[SiteView]) -> (Option<f64>, Agreement) {
             sum.saturating_add(site.series.held.saturating_mul(site.series.size))
         });
     let floor = PERCPU_SPARE_PAGES * 4096 * i64::from(evidence.cpus.max(1));
-    let kernel = Kernel { growth, floor };
+    let kernel = Kernel { growth, older: None, floor, queued: 0 };
     let agreement = match kernel.agreement(held) {
         Agreement::Refuted { .. } => Agreement::Over,
         other => other,
@@ -151,6 +190,7 @@ pub(super) fn rows(checks: &BTreeMap<String, Check>, shown: &[&SiteView]) -> Vec
                 outstanding_objects: objects,
                 outstanding_bytes: bytes,
                 slabinfo_growth_objects: check.growth,
+                older_frees_objects: check.older,
                 explained: check.explained,
             })
         })
@@ -196,8 +236,8 @@ pub(super) fn notes(checks: &BTreeMap<String, Check>) -> Vec<String> {
             )),
             Agreement::Short => notes.push(format!(
                 "{name}: by slabinfo the cache grew by {growth} objects, of which {held} were \
-                 traced. The rest was allocated in bulk, was not tracked, or lies in the \
-                 allocator's own lists."
+                 traced. The rest was allocated in bulk, was not tracked, waits for RCU to free it, \
+                 or lies in the allocator's own lists."
             )),
             Agreement::Over => notes.push(format!(
                 "{name}: {held} objects look outstanding, by slabinfo the cache grew by {growth}."
@@ -211,8 +251,13 @@ pub(super) fn notes(checks: &BTreeMap<String, Check>) -> Vec<String> {
 /// Growth of some caches by the kernel's count.
 struct Kernel {
     growth: i64,
+    /// Objects from before the window freed in it: without those frees it would have grown by as many
+    /// more.
+    older: Option<u64>,
     /// Objects in lists of the CPUs that slabinfo counts as in use.
     floor: i64,
+    /// Objects that slabinfo counts and that wait for RCU to free them, at most.
+    queued: i64,
 }
 
 impl Kernel {
@@ -221,7 +266,14 @@ impl Kernel {
         if names.is_empty() || before.is_empty() || after.is_empty() {
             return None;
         }
-        let mut kernel = Self { growth: 0, floor: 0 };
+        // Frees of what was not tracked count among them, and those of the tracked do not.
+        let known = evidence.older_frees.as_ref().filter(|_| evidence.loss.untracked_objects == 0);
+        let older = |name: &&str| known.and_then(|known| known.get(*name)).copied().unwrap_or(0);
+        let older = known.map(|_| names.iter().map(older).fold(0, u64::saturating_add));
+        let queued = |name: &&str| evidence.queued.get(*name).copied().unwrap_or(0);
+        let queued = names.iter().map(queued).fold(0, u64::saturating_add);
+        let queued = i64::try_from(queued).unwrap_or(i64::MAX);
+        let mut kernel = Self { growth: 0, older, floor: 0, queued };
         for name in names {
             let count = |map: &HashMap<String, SlabCount>| map.get(*name).copied();
             let (was, is) = (count(before).unwrap_or_default(), count(after).unwrap_or_default());
@@ -234,24 +286,33 @@ impl Kernel {
         Some(kernel)
     }
 
+    /// By how much the cache would have grown had nothing older been freed: what was traced has to
+    /// account for that.
+    fn due(&self) -> i64 {
+        self.growth.saturating_add_unsigned(self.older.unwrap_or(0))
+    }
+
     fn explained(&self, held: u64) -> Option<f64> {
-        (self.growth > self.floor).then(|| held as f64 / self.growth as f64)
+        let noise = self.floor.saturating_add(self.queued);
+        (self.due() > noise).then(|| held as f64 / self.due() as f64)
     }
 
     fn agreement(&self, held: u64) -> Agreement {
         let held = i64::try_from(held).unwrap_or(i64::MAX);
-        let off = self.growth.saturating_sub(held);
-        let close = off.saturating_abs() <= self.floor;
+        let due = self.due();
+        let off = due.saturating_sub(held);
+        let slack = if off > 0 { self.floor.saturating_add(self.queued) } else { self.floor };
+        let close = off.saturating_abs() <= slack;
         if held <= self.floor {
-            return if off > self.floor { Agreement::Short } else { Agreement::TooSmall };
+            return if off > slack { Agreement::Short } else { Agreement::TooSmall };
         }
         if close {
             return Agreement::Agrees;
         }
-        if self.growth < held / 2 {
-            return Agreement::Refuted { significant: self.growth > self.floor };
+        if due < held / 2 {
+            return Agreement::Refuted { significant: due > self.floor };
         }
-        let explained = held as f64 / self.growth as f64;
+        let explained = held as f64 / due as f64;
         if AGREES.contains(&explained) {
             Agreement::Agrees
         } else if off > 0 {
@@ -344,7 +405,7 @@ mod tests {
 
     #[test]
     fn traced_and_slabinfo_compare() {
-        let kernel = |growth| Kernel { growth, floor: 100 };
+        let kernel = |growth| Kernel { growth, older: None, floor: 100, queued: 0 };
         assert_eq!(kernel(10_100).agreement(10_000), Agreement::Agrees);
         assert_eq!(kernel(30).agreement(50), Agreement::TooSmall);
         assert_eq!(kernel(30).explained(50), None);
@@ -355,6 +416,14 @@ mod tests {
         assert_eq!(kernel(5).agreement(1000), Agreement::Refuted { significant: false });
         assert_eq!(kernel(400).agreement(1000), Agreement::Refuted { significant: true });
         assert_eq!(kernel(-500).agreement(1000), Agreement::Refuted { significant: false });
+        let turnover = Kernel { growth: -2000, older: Some(12_000), floor: 100, queued: 0 };
+        assert_eq!(turnover.agreement(10_000), Agreement::Agrees);
+        assert_eq!(turnover.explained(10_000), Some(1.0));
+        let waiting = Kernel { growth: 1000, older: None, floor: 100, queued: 900 };
+        assert_eq!(waiting.agreement(0), Agreement::TooSmall);
+        assert_eq!(waiting.explained(0), None);
+        assert_eq!(waiting.agreement(300), Agreement::Agrees);
+        assert_eq!(waiting.agreement(2000), Agreement::Over);
         assert_eq!(kernel(i64::MIN).agreement(u64::MAX), Agreement::Refuted { significant: false });
     }
 }

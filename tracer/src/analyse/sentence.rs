@@ -101,7 +101,10 @@ pub(super) fn owner(owner: &Owner, members: usize) -> String {
     match owner.kind.as_str() {
         "softirq" => "network and timer work in softirqs".to_owned(),
         "hardirq" => "hardware interrupts".to_owned(),
-        "unknown" => "an unknown owner".to_owned(),
+        "unknown" => owner
+            .comm
+            .as_ref()
+            .map_or_else(|| "an unknown owner".to_owned(), |name| format!("the {name} itself")),
         "cgroup" | "pod" => place.map_or_else(
             || format!("{} without a name", owner.kind),
             |place| format!("{} {place}", if owner.pod.is_some() { "pod" } else { "cgroup" }),

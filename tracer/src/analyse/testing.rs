@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 use kleak_common::{Site, context};
 
 use super::{Evidence, Point, SlabCount};
-use crate::report::{Cgroups, Cost, Filter, Host, Loss, Owner};
+use crate::report::{Cgroups, Cost, Filter, Host, Loss, Mode, Owner};
 use crate::snapshot::{BIRTH_SLICES, Group, GroupKey, SiteFacts, Snapshot};
 
 pub(super) type Births = [u64; BIRTH_SLICES];
@@ -79,6 +79,13 @@ impl World {
             mem_available_bytes: Some(8 << 30),
             cpus: 2,
             cgroups: Cgroups::default(),
+            mode: Mode {
+                frees: "trampolines".to_owned(),
+                obstacle: None,
+                caches: "flags".to_owned(),
+            },
+            older_frees: None,
+            queued: HashMap::new(),
             loss: Loss { missed_events: Some(0), ..Loss::default() },
             cost: Cost::default(),
             command: None,

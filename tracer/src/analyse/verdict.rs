@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashSet;
+
 use super::confidence::{Doubt, loss_doubts, slab_doubt, window_doubt};
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::group::{self, Key, Level, Merged, Share};
@@ -26,6 +28,8 @@ pub(super) struct Case<'a> {
     pub checks: &'a BTreeMap<String, Check>,
     /// Sites as selected.
     pub shown: &'a [&'a SiteView],
+    /// Keys of all sites whose frees are not seen.
+    pub unfollowed: &'a HashSet<u64>,
     pub by: By,
     /// Only what a command and its descendants did is shown.
     pub family: bool,
@@ -94,7 +98,11 @@ fn choose(
 }
 
 fn judge_one(case: &Case<'_>, ledger: Ledger) -> Judgement {
-    let parts = group::whole(case.shown);
+    // What is freed unseen is nobody's fault by itself: only where the kernel's own count says that it
+    // is there.
+    let followed: Vec<&SiteView> =
+        case.shown.iter().copied().filter(|site| site.series.doubtful == 0).collect();
+    let parts = group::whole(&followed);
     let level = match case.by {
         By::Cgroup | By::Pod => Level::By(case.by),
         By::Process | By::Cache | By::Stack | By::Site => Level::By(By::Process),
@@ -111,7 +119,12 @@ fn judge_one(case: &Case<'_>, ledger: Ledger) -> Judgement {
         }
     }
     let found = growing.found.first().map(|best| grows(case, ledger, best, growing.total));
-    let found = found.or_else(|| spread(case, &owners)).unwrap_or_else(|| stands(case, &owners));
+    let found = found.or_else(|| spread(case, &owners)).unwrap_or_else(|| {
+        // What stands still may have been freed unseen all the more.
+        let sure: Vec<&SiteView> =
+            followed.iter().copied().filter(|site| site.unfollowed.is_none()).collect();
+        stands(case, &group::merge(&group::whole(&sure), level))
+    });
     let Finding { mut verdict, mut doubts } = found;
     if let Some(remark) = verdict.cache.as_deref().and_then(ledger::remark) {
         verdict.summary = format!("{}; {remark}", verdict.summary);
@@ -273,6 +286,10 @@ fn grows(case: &Case<'_>, ledger: Ledger, best: &Candidate<'_>, total: f64) -> F
         doubts.push((Confidence::Medium, text));
     }
     doubts.extend(slab_doubt(case, cache, true));
+    if share.unfollowed {
+        let text = "its frees cannot be followed here, and slabinfo alone says that it grows";
+        doubts.push((Confidence::Medium, text.to_owned()));
+    }
     Finding {
         verdict: Verdict {
             growing: true,
@@ -486,7 +503,21 @@ fn nothing(case: &Case<'_>) -> Finding {
     let subject =
         if case.family { "the command left nothing behind" } else { "nothing left behind" };
     let min_age = case.timeline.min_age_s;
-    let text = if allocated == 0 {
+    let unseen = case
+        .shown
+        .iter()
+        .filter(|site| site.unfollowed.is_some())
+        .fold(0_u64, |sum, site| sum.saturating_add(site.series.objects));
+    let mut doubts = Vec::new();
+    let text = if unseen > 0 {
+        doubts.push((Confidence::Medium, String::new()));
+        let verb = if unseen == 1 { "is" } else { "are" };
+        format!(
+            "{subject} that can be followed; {} more look outstanding, which {verb} freed unseen, by \
+             RCU or in bulk",
+            sentence::objects(unseen)
+        )
+    } else if allocated == 0 {
         format!("{subject}: nothing was allocated")
     } else if min_age > 0.0 {
         format!(
@@ -497,7 +528,6 @@ fn nothing(case: &Case<'_>) -> Finding {
     } else {
         format!("{subject}: {} allocated, all freed", sentence::objects(allocated))
     };
-    let mut doubts = Vec::new();
     let unexplained = case.checks.iter().filter(|(_, check)| {
         check.agreement == Agreement::Short && check.explained.is_some_and(|share| share < 0.5)
     });

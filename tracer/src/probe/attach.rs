@@ -104,6 +104,7 @@ pub(super) fn load_programs(
         .map(|(program, _)| program)
         .collect();
     names.extend(life(layout));
+    names.push("lies_in");
     names.sort_unstable();
     names.dedup();
     for name in names {

@@ -152,7 +152,9 @@ fn offsets(types: &KernelTypes) -> Offsets {
         cache_name: at("kmem_cache", "name"),
         cache_size: at("kmem_cache", "size"),
         cache_object_size: at("kmem_cache", "object_size"),
-        page_head: at("page", "compound_head"),
+        page_head: types
+            .offset("page", "compound_head")
+            .unwrap_or_else(|| at("page", "compound_info")),
         slab_cache: types.offset("slab", "slab_cache").unwrap_or_else(|| at("page", "slab_cache")),
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod functions;
 pub mod layout;
 mod read;
+mod revalidate;
 mod rights;
 mod sys;
 mod types;
@@ -123,6 +124,8 @@ pub struct Probe {
     /// Whether the kernel side can tell an object's slab cache by its address.
     by_address: bool,
     free_mode: FreeMode,
+    /// Objects by site that were found freed when asked about.
+    found_freed: HashMap<u64, u64>,
     follow_family: bool,
     /// Frees that the kernel's map refused: time by address.
     deferred: HashMap<u64, u64>,
@@ -169,6 +172,7 @@ impl Probe {
             .map_max_entries("PROCESSES", MAX_SITES)
             .map_max_entries("FAMILY", few(config.follow_family, 65_536))
             .map_max_entries("CACHES", few(config.caches || by_address, 1_024))
+            .map_max_entries("QUEUED", few(by_address, 16_384))
             .map_max_entries("OLDER", few(config.caches || by_address, 1_024))
             .map_max_entries(
                 "STACKS",
@@ -190,6 +194,7 @@ impl Probe {
             caches: config.caches,
             by_address,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
+            found_freed: HashMap::new(),
             follow_family: config.follow_family,
             deferred: HashMap::new(),
             retired_sites: 0,

@@ -8,12 +8,16 @@ use aya::{
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, Process, ProcessKey, Queued,
     SECOND_STACKS, Site, SiteCounts, Tally, cgroup_event,
 };
 
 use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
+
+/// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
+/// (`KFREE_DRAIN_JIFFIES`, `kernel/rcu/tree.c` and `mm/slab_common.c`), and a grace period passes.
+const RCU_NS: u64 = 6_000_000_000;
 
 /// What happened to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
 /// A map's descriptor, whatever its type.
 fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     let (Map::HashMap(data)
+    | Map::LruHashMap(data)
     | Map::PerCpuHashMap(data)
     | Map::PerCpuArray(data)
     | Map::Array(data)
@@ -77,7 +82,7 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
 }
 
 impl Probe {
-    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+    pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
         self.ebpf.map(name).and_then(fd).ok_or_else(|| missing(name))
     }
 
@@ -90,10 +95,12 @@ impl Probe {
         let mut snapshot = Snapshot { start_ns: self.start_ns, at_ns, ..Snapshot::default() };
         self.walk_objects(&mut snapshot, min_age_ns)?;
         self.read_sites(&mut snapshot)?;
+        self.note_found_freed(&mut snapshot);
         self.read_processes(&mut snapshot)?;
         if self.caches || self.by_address {
             snapshot.caches = self.read_caches()?;
             snapshot.older_frees = self.read_older()?;
+            snapshot.queued = self.read_queued()?;
         }
         self.read_tally(&mut snapshot)?;
         self.read_programs(&mut snapshot);
@@ -163,6 +170,15 @@ impl Probe {
         .map_err(|error| map_error("COUNTS", &error))
     }
 
+    fn note_found_freed(&self, snapshot: &mut Snapshot) {
+        for (site, count) in &self.found_freed {
+            snapshot.found_freed += count;
+            if let Some(facts) = snapshot.sites.get_mut(site) {
+                facts.reused += count;
+            }
+        }
+    }
+
     fn read_processes(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
         let processes = &mut snapshot.processes;
         let key_size = size_of::<ProcessKey>();
@@ -195,6 +211,19 @@ impl Probe {
         })
         .map_err(|error| map_error("OLDER", &error))?;
         Ok(older)
+    }
+
+    /// Objects handed to RCU a moment ago and not seen freed, by the address of their slab cache.
+    fn read_queued(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut queued = HashMap::new();
+        let since = now_ns().saturating_sub(RCU_NS);
+        sys::walk(self.fd("QUEUED")?, 8, size_of::<Queued>(), |_, entry| {
+            if let Some(entry) = sys::record::<Queued>(entry).filter(|entry| entry.at_ns > since) {
+                *queued.entry(entry.cache).or_insert(0) += 1;
+            }
+        })
+        .map_err(|error| map_error("QUEUED", &error))?;
+        Ok(queued)
     }
 
     fn read_tally(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
@@ -421,11 +450,11 @@ fn change(bytes: &[u8]) -> Option<CgroupChange> {
     })
 }
 
-fn missing(map: &'static str) -> Error {
+pub(super) fn missing(map: &'static str) -> Error {
     Error::Map { map, cause: "it is missing".to_owned() }
 }
 
-fn map_error(map: &'static str, error: &dyn std::error::Error) -> Error {
+pub(super) fn map_error(map: &'static str, error: &dyn std::error::Error) -> Error {
     Error::Map { map, cause: error.to_string() }
 }
 

@@ -136,17 +136,20 @@ impl Condition {
         books.entry(Ledger::default()).or_default();
         let found = match self.limit {
             Limit::Growth(limit) => books.values().find_map(|rows| {
-                let bytes = sum(rows.iter().map(|row| row.outstanding_bytes));
+                let bytes = sum(rows.iter().map(|row| followed_bytes(row)));
                 self.passes(bytes as f64, limit)?;
                 Some(left_behind(report, rows, &human::bytes(bytes)))
             })?,
             Limit::Objects(limit) => books.values().find_map(|rows| {
-                let objects = sum(rows.iter().map(|row| row.outstanding_objects));
+                let objects = sum(rows.iter().map(|row| followed_objects(row)));
                 self.passes_count(objects, limit)?;
                 Some(left_behind(report, rows, &human::counted(objects, "object")))
             })?,
             Limit::Rate(limit, per) => books.values().find_map(|rows| {
-                let rates = || rows.iter().filter_map(|row| row.growth_bytes_per_s);
+                let rates = || {
+                    let rows = rows.iter().filter(|row| !doubtful(row));
+                    rows.filter_map(|row| row.growth_bytes_per_s)
+                };
                 rates().next()?;
                 let rate: f64 = rates().filter(|rate| *rate > 0.0).sum::<f64>() * per.seconds();
                 self.passes(rate, limit)?;
@@ -222,6 +225,22 @@ impl Per {
     }
 }
 
+/// Objects that could be followed: the others are no evidence of a leak, and fail no build.
+fn followed_objects(row: &OwnerRow) -> u64 {
+    row.outstanding_objects.saturating_sub(row.unfollowed_objects)
+}
+
+/// The same in bytes of slab; the objects of a row are of one cache.
+fn followed_bytes(row: &OwnerRow) -> u64 {
+    let each = row.outstanding_bytes / row.outstanding_objects.max(1);
+    row.outstanding_bytes.saturating_sub(each.saturating_mul(row.unfollowed_objects))
+}
+
+/// Whether nothing of a row could be followed.
+fn doubtful(row: &OwnerRow) -> bool {
+    row.unfollowed_objects > 0 && followed_objects(row) == 0
+}
+
 fn sum(values: impl Iterator<Item = u64>) -> u64 {
     values.fold(0, u64::saturating_add)
 }
@@ -229,7 +248,7 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
 /// `amount left behind`, and by whom.
 fn left_behind(report: &Report, rows: &[&OwnerRow], amount: &str) -> String {
     let what = format!("{amount} left behind");
-    match rows.iter().max_by_key(|row| row.outstanding_bytes) {
+    match rows.iter().max_by_key(|row| followed_bytes(row)) {
         Some(row) => blame(report, rows, &what, row),
         None => what,
     }

@@ -40,6 +40,8 @@ pub struct Report {
     pub stacks: Vec<StackRow>,
     /// Cgroup life in the window.
     pub cgroups: Cgroups,
+    /// By which means this kernel was traced.
+    pub mode: Mode,
     /// What was lost.
     pub loss: Loss,
     /// What the tracing cost.
@@ -163,8 +165,12 @@ pub struct CacheRow {
     pub outstanding_bytes: u64,
     /// How the cache grew by the kernel's own count; `null` when it has none by this name.
     pub slabinfo_growth_objects: Option<i64>,
-    /// Traced growth over the kernel's; `null` when the kernel's is too small to compare. Of per-CPU
-    /// memory: all of it over the growth of `Percpu` in `/proc/meminfo`.
+    /// Objects from before the window that were freed in it; `null` where the kernel side cannot tell
+    /// of which cache a freed object was.
+    pub older_frees_objects: Option<u64>,
+    /// Traced growth over the kernel's, which is increased by the frees of older objects where those
+    /// are known; `null` when the kernel's is too small to compare. Of per-CPU memory: all of it over
+    /// the growth of `Percpu` in `/proc/meminfo`.
     pub explained: Option<f64>,
 }
 
@@ -185,6 +191,9 @@ pub struct OwnerRow {
     pub outstanding_bytes: u64,
     /// The same in bytes asked for; of pages and per-CPU memory, the bytes that are left.
     pub requested_bytes: u64,
+    /// Of those outstanding, objects that are freed by a path that cannot be followed here, and that
+    /// the kernel's own count does not confirm: no evidence of a leak.
+    pub unfollowed_objects: u64,
     /// Share of all residue shown, 0 to 1: of slab memory, pages or per-CPU memory, never of the
     /// sum of two of them, as one is made of the other.
     pub share: f64,
@@ -257,6 +266,27 @@ pub struct Loss {
     pub lost_cgroup_events: u64,
     /// Reads of kernel memory that failed.
     pub failed_reads: u64,
+}
+
+/// By which means this kernel was traced.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Mode {
+    /// How frees by RCU and in bulk are followed: `trampolines`, `kprobes`, or `tracepoints`, which do
+    /// not show them.
+    pub frees: String,
+    /// What stands in the way of a better one; `null` when nothing does.
+    pub obstacle: Option<String>,
+    /// How the slab cache of a kmalloc object is told: `address`, exactly, or `flags` of the allocation
+    /// and its call site, as far as they tell.
+    pub caches: String,
+}
+
+impl Mode {
+    /// Whether frees by RCU and in bulk are seen.
+    #[must_use]
+    pub fn follows_rcu(&self) -> bool {
+        self.frees != "tracepoints"
+    }
 }
 
 /// What the tracing cost.

@@ -9,7 +9,11 @@ use crate::resolve::roles;
 /// The owner in a word: `kubelet[1165]`, `[softirq]`, a pod, a cgroup, whatever its row stands for.
 pub fn who(owner: &Owner) -> String {
     match owner.kind.as_str() {
-        "softirq" | "hardirq" | "unknown" => format!("[{}]", owner.kind),
+        "softirq" | "hardirq" => format!("[{}]", owner.kind),
+        // Nobody, or the slab allocator for itself.
+        "unknown" => {
+            text(owner.comm.as_ref()).map_or_else(|| "[unknown]".into(), |name| format!("[{name}]"))
+        }
         "pod" => pod(owner).or_else(|| place(owner)).unwrap_or_else(|| "(no pod)".into()),
         "cgroup" => text(owner.cgroup.as_ref()).unwrap_or_else(|| "(no cgroup)".into()),
         _ => match (text(owner.comm.as_ref()), owner.pid) {

@@ -1,8 +1,8 @@
 //! Reports to test with.
 
 use super::{
-    CacheRow, Cgroups, Command, Confidence, Cost, Filter, Host, Loss, Owner, OwnerRow, Report,
-    SCHEMA, StackRow, Verdict,
+    CacheRow, Cgroups, Command, Confidence, Cost, Filter, Host, Loss, Mode, Owner, OwnerRow,
+    Report, SCHEMA, StackRow, Verdict,
 };
 
 pub(crate) fn kubelet() -> Owner {
@@ -67,6 +67,7 @@ fn row(owner: Owner, objects: u64, share: f64, rate: Option<f64>, stack: u32) ->
         outstanding_objects: objects,
         outstanding_bytes: objects * 512,
         requested_bytes: objects * 464,
+        unfollowed_objects: 0,
         share,
         growth_bytes_per_s: rate,
         oldest_s: Some(29.8),
@@ -107,6 +108,7 @@ pub(crate) fn nothing() -> Report {
         owners: Vec::new(),
         stacks: Vec::new(),
         cgroups: Cgroups { dying: Some(0), ..Cgroups::default() },
+        mode: Mode { frees: "trampolines".into(), obstacle: None, caches: "address".into() },
         loss: Loss { missed_events: Some(0), frees_of_older_objects: Some(0), ..Loss::default() },
         cost: Cost { events: 41_200, bpf_ns_per_event: Some(212.4), map_bytes: 35_651_584 },
         command: None,
@@ -144,6 +146,7 @@ pub(crate) fn incident() -> Report {
             outstanding_objects: 14_671,
             outstanding_bytes: 14_671 * 512,
             slabinfo_growth_objects: Some(14_870),
+            older_frees_objects: Some(0),
             explained: Some(0.9866),
         }],
         owners: vec![
@@ -174,6 +177,7 @@ pub(crate) fn lossy() -> Report {
         outstanding_objects: 3,
         outstanding_bytes: 1536,
         slabinfo_growth_objects: None,
+        older_frees_objects: Some(0),
         explained: None,
     });
     report.cgroups.dying = None;

@@ -6,10 +6,10 @@ use kleak_common::{Site, cache_state, kind, role};
 use super::plan::Plan;
 use crate::{
     analyse::{Evidence, Point, SlabCount},
-    host::{meminfo, slabinfo, system},
+    host::{classes::size_in_name, meminfo, slabinfo, system},
     probe::{self, Probe},
     report::{
-        Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss,
+        Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode,
         ledger::{page_cache, percpu_cache},
     },
     resolve::{
@@ -101,6 +101,8 @@ impl Resolver {
             );
         }
         add_notes(&snapshot, probe, &mut notes);
+        let older_frees =
+            probe.knows_caches().then(|| by_cache_name(&snapshot, &snapshot.older_frees));
         Evidence {
             host: self.host.clone(),
             filter: plan.filter.clone(),
@@ -115,13 +117,16 @@ impl Resolver {
             percpu_growth_bytes: growth(self.percpu_before, meminfo.percpu),
             mem_available_bytes: meminfo.mem_available,
             cpus: self.cpus,
+            mode: mode(probe),
+            loss: loss(&snapshot, plan, older_frees.as_ref()),
+            older_frees,
+            queued: by_cache_name(&snapshot, &snapshot.queued),
             cgroups: CgroupCounts {
                 created: snapshot.cgroup_events[0],
                 removed: snapshot.cgroup_events[1],
                 released: snapshot.cgroup_events[2],
                 dying: plan.layout.dying(&plan.host),
             },
-            loss: loss(&snapshot),
             cost: Cost {
                 events: snapshot.tally.events,
                 bpf_ns_per_event: snapshot.run_time.map(|(nanos, runs)| nanos as f64 / runs as f64),
@@ -142,9 +147,15 @@ impl Resolver {
             let (name, wanted) = if site.kind > kind::CACHE {
                 (self.name_of_memory(site), true)
             } else if site.cache == 0 {
-                let caller = self.kernel.lookup(site.call_site);
                 let size = u64::from(site.size);
-                let name = plan.classes.name_of(size, site.flavour, caller.as_deref());
+                // Its own name is exact; flags and call site tell as much as they can.
+                let name = snapshot.caches.get(&site.slab).map_or_else(
+                    || {
+                        let caller = self.kernel.lookup(site.call_site);
+                        plan.classes.name_of(size, site.flavour, caller.as_deref())
+                    },
+                    probe::cache_name,
+                );
                 let wanted = plan.caches.wants_kmalloc(size, &name);
                 (name, wanted)
             } else {
@@ -283,15 +294,44 @@ fn slab_counts(plan: &Plan) -> HashMap<String, SlabCount> {
     slabinfo::read(&plan.host).map(|info| info.counts()).unwrap_or_default()
 }
 
-fn loss(snapshot: &Snapshot) -> Loss {
+/// By which means the kernel is traced.
+fn mode(probe: &Probe) -> Mode {
+    let frees = probe.free_mode();
+    Mode {
+        frees: frees.following.as_str().to_owned(),
+        obstacle: frees.obstacle.clone(),
+        caches: if probe.knows_caches() { "address" } else { "flags" }.to_owned(),
+    }
+}
+
+/// Counts by the address of a slab cache as counts by its name.
+fn by_cache_name(snapshot: &Snapshot, by_address: &HashMap<u64, u64>) -> HashMap<String, u64> {
+    let mut by_name = HashMap::new();
+    for (address, count) in by_address {
+        if let Some(cache) = snapshot.caches.get(address) {
+            *by_name.entry(probe::cache_name(cache)).or_insert(0) += count;
+        }
+    }
+    by_name
+}
+
+fn loss(snapshot: &Snapshot, plan: &Plan, older: Option<&HashMap<String, u64>>) -> Loss {
     let tally = &snapshot.tally;
+    // Of the caches that are shown. What was not tracked would count among them.
+    let known = older.filter(|_| tally.untracked == 0);
+    let of_shown = known.map(|older| {
+        let shown = |name: &str| match size_in_name(name) {
+            Some(size) => plan.caches.wants_kmalloc(plan.classes.slot_bytes(size), name),
+            None => plan.caches.wants(name),
+        };
+        older.iter().filter(|(name, _)| shown(name)).map(|(_, count)| count).sum()
+    });
     Loss {
         untracked_objects: tally.untracked,
         missed_events: snapshot.missed_events,
-        failed_updates: tally.failed_inserts + tally.lost_deletes,
-        missed_frees_detected: tally.implied_frees,
-        // The event says where a freed object was, and not of which cache it was.
-        frees_of_older_objects: None,
+        failed_updates: tally.failed_inserts + tally.lost_deletes + tally.lost_bulk_frees,
+        missed_frees_detected: tally.implied_frees + snapshot.found_freed,
+        frees_of_older_objects: of_shown,
         unmatched_frees: tally.unknown_frees,
         lost_stacks: tally.lost_kernel_stacks + tally.lost_user_stacks,
         lost_owners: tally.lost_sites,

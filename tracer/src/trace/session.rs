@@ -16,7 +16,13 @@ use super::{
     plan::Plan,
     signals::{Arrived, Signals},
 };
-use crate::{analyse, host::process, probe::Probe, report::Report, snapshot::Snapshot};
+use crate::{
+    analyse,
+    host::process,
+    probe::{Following, FreeMode, Probe},
+    report::Report,
+    snapshot::Snapshot,
+};
 
 /// How long the kernel may take to free what a command left, after its end: RCU callbacks, delayed
 /// `fput` and workers run within some tens of milliseconds.
@@ -131,11 +137,25 @@ fn attached_line(plan: &Plan, probe: &Probe) -> String {
     let what: Vec<String> =
         [sizes, caches].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
     format!(
-        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; raw tracepoints (frees by RCU and in bulk are not seen); kleak itself is left out",
+        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}; kleak itself is left out",
         what.join(" and "),
         plan.config.max_objects,
         probe.map_bytes() as f64 / f64::from(1 << 20),
+        frees_line(probe.free_mode()),
     )
+}
+
+/// How frees by RCU and in bulk are followed.
+fn frees_line(mode: &FreeMode) -> String {
+    let how = match mode.following {
+        Following::Trampolines => "frees by RCU and in bulk are followed by trampolines",
+        Following::Kprobes => "frees by RCU and in bulk are followed by kprobes",
+        Following::Tracepoints => "frees by RCU and in bulk cannot be followed",
+    };
+    match &mode.obstacle {
+        Some(obstacle) => format!("{how} ({obstacle})"),
+        None => how.to_owned(),
+    }
 }
 
 fn short(size: u64) -> String {
@@ -188,7 +208,9 @@ impl<'a> Session<'a> {
                 () = sleep_until(deadline) => return Ok(End::Window),
                 () = ended(child.as_deref_mut()) => return Ok(End::CommandEnded),
                 () = sleep_until(next_report) => {
-                    next_report = self.plan.interval.map(|interval| TokioInstant::now() + interval);
+                    next_report = self.plan.interval.zip(next_report).map(|(interval, due)| {
+                        after(due, interval)
+                    });
                     let report = self.interval_report(child.as_deref())?;
                     outputs.print(&report)?;
                     if outputs.closed() {
@@ -241,6 +263,7 @@ impl<'a> Session<'a> {
         self.read_cgroup_events();
         let caches = &self.plan.caches;
         self.probe.decide_caches(|name| caches.wants(name))?;
+        self.probe.revalidate()?;
         let min_age = u64::try_from(self.plan.min_age.as_nanos()).unwrap_or(u64::MAX);
         Ok(self.probe.snapshot(min_age)?)
     }
@@ -263,6 +286,14 @@ impl<'a> Session<'a> {
         let evidence = self.resolver.evidence(self.plan, snapshot, points, &self.probe, command);
         analyse::analyse(&evidence, &self.plan.options)
     }
+}
+
+/// When a report is due that is made every so often: at the same beat, however late the last was.
+fn after(due: TokioInstant, interval: Duration) -> TokioInstant {
+    let now = TokioInstant::now();
+    let late = now.saturating_duration_since(due);
+    let beats = late.as_nanos().checked_div(interval.as_nanos()).unwrap_or(0) + 1;
+    u32::try_from(beats).map_or(now + interval, |beats| due + interval * beats)
 }
 
 async fn sleep_until(when: Option<TokioInstant>) {

@@ -19,6 +19,8 @@ const PLACE: usize = 16;
 const TREND: (usize, usize) = (5, 10);
 /// Marks a process that has ended.
 const EXITED: char = '†';
+/// Marks objects whose frees are not seen.
+const UNFOLLOWED: char = '‡';
 
 /// A column, its heading included.
 struct Column {
@@ -68,10 +70,19 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
         let line = format!("{EXITED} has exited");
         page.line(Paint::Dim, &line);
     }
+    if rows.iter().any(is_unfollowed) {
+        let line = format!("{UNFOLLOWED} freed unseen, by RCU or in bulk: no sign of a leak");
+        page.line(Paint::Dim, &line);
+    }
 }
 
 fn has_exited(row: &OwnerRow) -> bool {
     row.owner.exited == Some(true)
+}
+
+/// Whether most of what a row holds cannot be followed.
+fn is_unfollowed(row: &OwnerRow) -> bool {
+    row.unfollowed_objects > 0 && row.unfollowed_objects >= row.outstanding_objects / 2
 }
 
 /// Lines of the table, the heading first.
@@ -150,7 +161,8 @@ fn name_columns(report: &Report, rows: &[OwnerRow]) -> Vec<Column> {
     };
     let mut columns = vec![column(&heading, true, rows, |row| {
         let who = names::who(&row.owner);
-        shorten(&if has_exited(row) { format!("{who} {EXITED}") } else { who }, WIDEST)
+        let who = if has_exited(row) { format!("{who} {EXITED}") } else { who };
+        shorten(&if is_unfollowed(row) { format!("{who} {UNFOLLOWED}") } else { who }, WIDEST)
     })];
     if by != "cache" {
         columns.push(column("CACHE", true, rows, |row| shorten(&terminal(&row.cache), WIDEST)));

@@ -36,6 +36,10 @@ pub(super) fn render(report: &Report, page: &mut Page) {
         entry(page, Paint::Warn, label, &text);
         label = "";
     }
+    if let Some(text) = unfollowed(report) {
+        entry(page, Paint::Warn, label, &text);
+        label = "";
+    }
     let complete = label == "losses";
     match (complete, report.loss.missed_events) {
         (true, Some(_)) => entry(page, Paint::Plain, label, "nothing lost"),
@@ -184,6 +188,19 @@ fn older(loss: &Loss) -> Option<String> {
             human::count(loss.unmatched_frees)
         )),
     }
+}
+
+/// What is not seen at all.
+fn unfollowed(report: &Report) -> Option<String> {
+    if report.mode.follows_rcu() {
+        return None;
+    }
+    let why = report.mode.obstacle.as_deref().map(terminal).unwrap_or_default();
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    Some(format!(
+        "frees by RCU and in bulk cannot be followed{why}; what is freed so is told apart, where it is \
+         known"
+    ))
 }
 
 fn ran(command: &Command) -> String {
