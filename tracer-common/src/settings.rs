@@ -135,9 +135,9 @@ impl CallPath {
         let mut step = PIECES / 2;
         while step > 0 {
             let begin = start((at + step) & (PIECES - 1));
-            // 1 unless the address lies before it: addresses of a half differ by less than 2^63.
-            let reached = (address.wrapping_sub(begin) >> 63) ^ 1;
-            at += step * reached as usize;
+            // 1 when the address lies before it: addresses of a half differ by less than 2^63.
+            let before = (address.wrapping_sub(begin) >> 63) as usize;
+            at += step * (before ^ 1);
             step /= 2;
         }
         at & (PIECES - 1)

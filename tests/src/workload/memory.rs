@@ -53,7 +53,7 @@ pub(super) fn run(args: &MemoryArgs) -> Result<()> {
 
 /// A file in a tmpfs of our own, made of huge pages where the kernel has some.
 fn huge_file(bytes: usize) -> Result<File> {
-    ensure!(bytes % HUGE == 0, "not a whole number of huge pages");
+    ensure!(bytes.is_multiple_of(HUGE), "not a whole number of huge pages");
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)

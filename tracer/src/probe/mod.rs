@@ -66,6 +66,7 @@ pub enum CgroupSource {
 
 /// What to trace, and how.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each switches one thing on, in any combination")]
 pub struct Config {
     /// kmalloc sizes to follow, bytes as the kernel rounds them; empty for no kmalloc at all.
     pub sizes: Vec<u64>,

@@ -222,7 +222,10 @@ mod tests {
     fn too_many_pieces_are_refused() {
         let names = ["new_slab", "fput"];
         let functions = |count: u64| -> Vec<(u64, String)> {
-            (0..count).map(|i| ((1 << 63) + i, names[i as usize % 2].to_owned())).collect()
+            (0..count)
+                .zip(names.iter().cycle())
+                .map(|(index, name)| ((1 << 63) + index, (*name).to_owned()))
+                .collect()
         };
         assert!(call_path(&functions(511)).is_some());
         assert!(call_path(&functions(512)).is_none());
