@@ -36,7 +36,52 @@ pub mod flavour {
     pub const DMA: u8 = 3;
 }
 
-/// One outstanding object; the map's key is its address.
+/// Which allocator an object comes from. Each but the two of slab memory keeps books of its own:
+/// the slab allocator's memory consists of pages, and so does per-CPU memory.
+pub mod kind {
+    /// kmalloc.
+    pub const KMALLOC: u8 = 0;
+    /// A named slab cache.
+    pub const CACHE: u8 = 1;
+    /// The page allocator.
+    pub const PAGE: u8 = 2;
+    /// The per-CPU allocator.
+    pub const PERCPU: u8 = 3;
+}
+
+/// What stands between the page allocator and whoever wanted memory: other allocators take pages
+/// too, and keep books of their own on what they make of them.
+pub mod origin {
+    /// Nothing: the pages were asked for as such.
+    pub const DIRECT: u8 = 0;
+    /// The slab allocator took them for a cache.
+    pub const SLAB: u8 = 1;
+    /// A kmalloc too large for any cache, which the `kmalloc` event reports as well.
+    pub const LARGE_KMALLOC: u8 = 2;
+    /// `vmalloc`, also as the fallback of `kvmalloc`.
+    pub const VMALLOC: u8 = 3;
+    /// The per-CPU allocator populated a chunk.
+    pub const PERCPU: u8 = 4;
+    /// Not known: the path could not be read, or functions have no names here.
+    pub const UNKNOWN: u8 = 5;
+}
+
+/// Bytes that a page block's order is moved up by in its key.
+const ORDER_SHIFT: u32 = 56;
+
+/// Key of a block of pages among the outstanding objects: the address of its first `struct page`
+/// and its order. With the order, a block and what was allocated anew in a freed part of it are
+/// told apart; kernel addresses begin with a byte of ones, which is where the order goes.
+#[inline(always)]
+#[must_use]
+pub const fn page_key(page: u64, order: u32) -> u64 {
+    page ^ (order as u64) << ORDER_SHIFT
+}
+
+/// Orders a block of pages can have (`MAX_PAGE_ORDER` is 10, 13 on arm64 with 64 KiB pages).
+pub const ORDERS: usize = 16;
+
+/// One outstanding object; the map's key is its address, or for pages [`page_key`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Object {
@@ -48,7 +93,8 @@ pub struct Object {
     pub kernel_stack: i32,
     /// User stack id, negative when none was taken.
     pub user_stack: i32,
-    /// Bytes the caller asked for.
+    /// Bytes the caller asked for; for pages, what is still allocated of the block, which may be
+    /// split and freed in parts.
     pub requested: u32,
     /// How many objects of its site this one's stack stands for; 0 when no stack was taken.
     pub weight: u32,
@@ -71,22 +117,27 @@ pub struct Site {
     /// Id of the memory cgroup (v1) or of the cgroup (v2): its kernfs node id, which is the inode
     /// number of its directory. 0 when unknown or in an interrupt.
     pub cgroup: u64,
-    /// Return address in the function that called the allocator.
+    /// Return address in the function that called the allocator; 0 when unknown.
     pub call_site: u64,
     /// Address of the `struct kmem_cache` for a named cache; 0 for kmalloc.
     pub cache: u64,
     /// Thread-group id in the first pid namespace; 0 in interrupts.
     pub tgid: u32,
-    /// Bytes an object of the class occupies.
+    /// Bytes an object of the class occupies: for pages those of the whole block, for per-CPU
+    /// memory those of all possible CPUs.
     pub size: u32,
     /// One of [`context`].
     pub context: u8,
-    /// One of [`flavour`].
+    /// One of [`flavour`]; for pages their migrate type (`enum migratetype`, `mmzone.h`).
     pub flavour: u8,
     /// 1 when the process descends from the command that kleak runs.
     pub family: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// One of [`origin`]; 0 but for pages.
+    pub origin: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 3],
     /// Address of the `struct kmem_cache` that the site's first object lies in, where the kernel side
     /// could tell; 0 otherwise. What follows from the rest, so that the key leaves it out.
     pub slab: u64,
@@ -101,7 +152,9 @@ impl Site {
     pub fn key(&self, seed: u64) -> u64 {
         let small = u64::from(self.context)
             | (u64::from(self.flavour) << 8)
-            | (u64::from(self.family) << 16)
+            | (u64::from(self.family & 1) << 16)
+            | (u64::from(self.kind & 7) << 17)
+            | (u64::from(self.origin & 7) << 20)
             | (u64::from(self.size) << 32);
         let mut hash = mix(seed, self.start_ns);
         hash = mix(hash, self.cgroup);
@@ -356,7 +409,7 @@ mod pod {
     use super::{
         Cache, DeferredFree, Object, Process, ProcessKey, Queued, Site, SiteCounts, Tally,
     };
-    use crate::{Control, CpuState};
+    use crate::{CallPath, Control, CpuState};
     use crate::{Offsets, Settings};
 
     macro_rules! pod {
@@ -379,13 +432,14 @@ mod pod {
         Queued,
         Cache,
         Settings,
-        Offsets
+        Offsets,
+        CallPath
     );
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Site;
+    use super::{Site, page_key};
 
     #[test]
     fn every_field_of_a_site_changes_its_key() {
@@ -400,11 +454,28 @@ mod tests {
             Site { context: 1, ..base },
             Site { flavour: 1, ..base },
             Site { family: 1, ..base },
+            Site { kind: 1, ..base },
+            Site { kind: 4, ..base },
+            Site { origin: 1, ..base },
+            Site { origin: 4, ..base },
         ];
         for variant in variants {
             assert_ne!(base.key(7), variant.key(7), "{variant:?}");
         }
         assert_ne!(base.key(7), base.key(8));
+    }
+
+    #[test]
+    fn blocks_of_pages_that_begin_alike_have_different_keys() {
+        let pages = [0xffff_ea00_0001_0000, 0xffff_ea00_0001_0040, 0xffff_ea00_0001_0080];
+        let mut keys: Vec<u64> = pages
+            .iter()
+            .flat_map(|&page| (0..16).map(move |order| page_key(page, order)))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 48);
+        assert_eq!(page_key(pages[0], 0), pages[0]);
     }
 
     #[test]

@@ -81,6 +81,67 @@ pub struct Settings {
     pub memory_hierarchy: u32,
     /// Bytes of a `struct page`.
     pub page_struct: u32,
+    /// log2 of the bytes of a page.
+    pub page_shift: u32,
+    /// log2 of the bytes of a `struct page`; 0 when they are no power of two, or unknown: a block
+    /// of pages that is freed in parts is then not recognised.
+    pub struct_page_shift: u32,
+    /// Possible CPUs: each has its copy of a per-CPU object.
+    pub possible_cpus: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// What a function of the kernel's text is to a call path into the page or per-CPU allocator.
+pub mod role {
+    /// Nothing in particular: whoever wanted the memory.
+    pub const OTHER: u8 = 0;
+    /// The page allocator.
+    pub const PAGES: u8 = 1;
+    /// The slab allocator.
+    pub const SLAB: u8 = 2;
+    /// The part of kmalloc that takes large objects from the page allocator.
+    pub const LARGE_KMALLOC: u8 = 3;
+    /// vmalloc and kvmalloc.
+    pub const VMALLOC: u8 = 4;
+    /// The per-CPU allocator.
+    pub const PERCPU: u8 = 5;
+}
+
+/// Pieces of [`CallPath`]; a power of two.
+pub const PIECES: usize = 512;
+
+/// Which addresses of the kernel's text have which [`role`]: the text cut into pieces, in order of
+/// address. Pieces that are not needed come first, at the lowest kernel address, and have no role.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallPath {
+    /// Where each piece begins; it ends where the next begins.
+    pub starts: [u64; PIECES],
+    /// What it is: one of [`role`].
+    pub roles: [u8; PIECES],
+}
+
+impl CallPath {
+    /// Nothing known.
+    pub const NONE: Self = Self { starts: [1 << 63; PIECES], roles: [role::OTHER; PIECES] };
+
+    /// Index of the piece that an address (of the kernel's half of the address space) lies in.
+    /// `start` reads [`Self::starts`]. Without branches: the verifier follows each of them.
+    #[inline(always)]
+    #[must_use]
+    pub fn piece(address: u64, start: impl Fn(usize) -> u64) -> usize {
+        let mut at = 0;
+        let mut step = PIECES / 2;
+        while step > 0 {
+            let begin = start((at + step) & (PIECES - 1));
+            // 1 when the address lies before it: addresses of a half differ by less than 2^63.
+            let before = (address.wrapping_sub(begin) >> 63) as usize;
+            at += step * (before ^ 1);
+            step /= 2;
+        }
+        at & (PIECES - 1)
+    }
 }
 
 /// Offsets of kernel struct fields, bytes, from the running kernel's BTF; [`Offsets::UNKNOWN`]
@@ -179,25 +240,50 @@ pub mod row {
     pub const RCU_FREE: u32 = 4;
     /// `kmem_cache_free_bulk`, the function.
     pub const BULK_FREE: u32 = 5;
+    /// `mm_page_alloc`.
+    pub const PAGE_ALLOC: u32 = 6;
+    /// `mm_page_free`.
+    pub const PAGE_FREE: u32 = 7;
+    /// `percpu_alloc_percpu`.
+    pub const PERCPU_ALLOC: u32 = 8;
+    /// `percpu_free_percpu`.
+    pub const PERCPU_FREE: u32 = 9;
     /// Added to one of the above for the second program of a pair. The kernel skips an event that
     /// arrives (in an interrupt) while the same program runs on that CPU, so that each event is
     /// offered to two: the second acts on what the first was skipped for. Lost is only what arrives
     /// while both run.
-    pub const SECOND: u32 = 6;
+    pub const SECOND: u32 = 10;
     /// cgroup, process and interrupt bookkeeping.
-    pub const LIFE: u32 = 12;
+    pub const LIFE: u32 = 20;
     /// How many there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 21;
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Settings>() == 96);
+    assert!(size_of::<CallPath>() == PIECES * 9);
     assert!(size_of::<Offsets>() == 22 * 4);
 };
 
 #[cfg(test)]
 mod tests {
-    use super::{SIZE_SLOTS, SMALL_SLOTS, size_slot};
+    use super::{CallPath, PIECES, SIZE_SLOTS, SMALL_SLOTS, size_slot};
+
+    #[test]
+    fn an_address_lies_in_the_last_piece_that_begins_before_it() {
+        const TEXT: u64 = 0xffff_ffff_8100_0000;
+        let mut path = CallPath::NONE;
+        for (index, start) in path.starts.iter_mut().rev().take(3).enumerate() {
+            *start = TEXT + 0x300 - 0x100 * index as u64;
+        }
+        let piece = |address| CallPath::piece(address, |index| path.starts[index]);
+        assert_eq!(piece(TEXT), PIECES - 4);
+        assert_eq!(piece(TEXT + 0xff), PIECES - 4);
+        assert_eq!(piece(TEXT + 0x100), PIECES - 3);
+        assert_eq!(piece(TEXT + 0x2ff), PIECES - 2);
+        assert_eq!(piece(TEXT + 0x300), PIECES - 1);
+        assert_eq!(piece(u64::MAX), PIECES - 1);
+    }
 
     #[test]
     fn each_size_has_a_slot_of_its_own() {

@@ -1,6 +1,6 @@
 //! What the programs keep between events, a CPU each, and what both sides change while running.
 
-use crate::{Tally, cgroup_event, row};
+use crate::{ORDERS, Tally, cgroup_event, row};
 
 /// The task that allocated last on a CPU, so that its owner is not read from kernel memory for every
 /// object.
@@ -43,11 +43,21 @@ pub struct CpuState {
     /// Address in the event that the first program of a pair was offered last, by its row;
     /// [`NOT_OFFERED`] once the second has seen it too.
     pub offered: [u64; row::SECOND as usize],
+    /// Frees of pages that the first program of the pair has had and the second not yet, by
+    /// [`page_key`](crate::page_key): a stack, as an event that interrupts is over before what it
+    /// interrupted goes on.
+    pub page_frees: [u64; NESTED],
+    /// Its height, modulo [`NESTED`].
+    pub page_frees_top: u64,
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
     pub tally: [Tally; ROWS],
 }
+
+/// Contexts that can be between the two programs of a pair at once on a CPU, each interrupting the
+/// one before (a task, a softirq, a hardware interrupt, an NMI).
+pub const NESTED: usize = 4;
 
 /// How many programs keep counters of their own.
 pub const ROWS: usize = row::COUNT as usize;
@@ -72,12 +82,18 @@ pub struct Control {
     pub page_offset: u64,
     /// Value of `vmemmap_base`, likewise.
     pub vmemmap: u64,
+    /// 1 at each order of which a block of pages has been allocated: others need not be looked for
+    /// when a part of one is freed. A byte each, so that CPUs do not undo each other's.
+    pub orders: [u8; ORDERS],
 }
+
+const TALLY: usize = size_of::<Tally>();
 
 const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
-        size_of::<CpuState>() == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 24 + ROWS * 18 * 8
+        size_of::<CpuState>()
+            == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<Control>() == 32 + ORDERS);
 };

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_probe_read_kernel_str_bytes, programs::RawTracePointContext,
 };
-use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, Tally, cache_state, flavour};
+use kleak_common::{CACHE_NAME_LEN, Cache, CpuState, Tally, cache_state, flavour, kind};
 
 use crate::{
     kernel::read,
@@ -58,6 +58,8 @@ fn allocated_from<const ROW: u32>(ctx: &RawTracePointContext, cache: u64, state:
             requested: object_size,
             size,
             flavour: flavour::NORMAL,
+            kind: kind::CACHE,
+            origin: 0,
         },
         state,
     );

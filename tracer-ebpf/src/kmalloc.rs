@@ -1,7 +1,7 @@
 //! kmalloc of any size: which class, which family.
 
 use aya_ebpf::programs::RawTracePointContext;
-use kleak_common::{CpuState, flavour, size_slot};
+use kleak_common::{CpuState, flavour, kind, size_slot};
 
 use crate::{
     ledger::{self, Allocation},
@@ -31,6 +31,8 @@ pub(crate) fn allocated<const ROW: u32>(
             requested: requested as u32,
             size: size as u32,
             flavour: flavour_of(gfp as u32),
+            kind: kind::KMALLOC,
+            origin: 0,
         },
         state,
     );

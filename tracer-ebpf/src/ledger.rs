@@ -7,13 +7,13 @@ use aya_ebpf::{
 };
 use kleak_common::{
     CpuState, DeferredFree, LARGEST_CACHED, NOT_OFFERED, Object, Site, SiteCounts, Tally, context,
-    row,
+    kind, row,
 };
 
 use crate::{
     cache,
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
-    owner, process, slab, stack,
+    owner, path, process, slab, stack,
 };
 
 /// `-EEXIST`: the key is there already.
@@ -33,6 +33,8 @@ pub(crate) struct Allocation {
     pub(crate) requested: u32,
     pub(crate) size: u32,
     pub(crate) flavour: u8,
+    pub(crate) kind: u8,
+    pub(crate) origin: u8,
 }
 
 /// Offers an event on an object to one of a pair of programs. The second leaves it alone when the
@@ -72,7 +74,7 @@ pub(crate) fn record<const ROW: u32>(
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
     let tally = &mut state.tally[ROW as usize];
     tally.events += 1;
-    if address & setting!(free_mask) != 0 {
+    if allocation.kind <= kind::CACHE && address & setting!(free_mask) != 0 {
         set_misaligned();
     }
     let site = Site {
@@ -85,7 +87,9 @@ pub(crate) fn record<const ROW: u32>(
         context: owner.context,
         flavour: allocation.flavour,
         family: owner.family,
-        _pad: [0; 5],
+        kind: allocation.kind,
+        origin: allocation.origin,
+        _pad: [0; 3],
         slab: 0,
     };
     let key = site.key(setting!(seed));
@@ -120,7 +124,7 @@ pub(crate) fn record<const ROW: u32>(
             tally.lost_sites += 1;
         }
     }
-    if !insert(address, &object, tally)
+    if !insert(address, &object, &site, tally)
         && let Some(counts) = counts
     {
         counts.untracked += 1;
@@ -129,13 +133,15 @@ pub(crate) fn record<const ROW: u32>(
 
 /// Whether the object is in the map now.
 #[inline(always)]
-fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
+fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool {
     match OBJECTS.insert(&address, object, u64::from(BPF_NOEXIST)) {
         Ok(()) => return true,
         // The address cannot be given out twice: we missed its free.
         Err(EEXIST) => {
-            tally.implied_frees += 1;
-            reused(address);
+            if !reported_again(address, object, site) {
+                tally.implied_frees += 1;
+                reused(address);
+            }
             if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
                 return true;
             }
@@ -145,6 +151,32 @@ fn insert(address: u64, object: &Object, tally: &mut Tally) -> bool {
         Err(_) => tally.failed_inserts += 1,
     }
     false
+}
+
+/// Whether this is a second event for one and the same large kmalloc, whose first was of a call from
+/// within kmalloc: `__do_kmalloc_node()` reports what `__kmalloc_large_node()` has reported before
+/// (mm/slub.c, seen on 6.18). The first is taken back: the second knows who called.
+#[inline(always)]
+fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
+    if site.kind != kind::KMALLOC || u64::from(site.size) <= LARGEST_CACHED {
+        return false;
+    }
+    // SAFETY: copies; neither entry is removed meanwhile, as the address is ours until this event is
+    // over, and user space removes no site that holds something.
+    let Some(first) = (unsafe { OBJECTS.get(&address) }).copied() else { return false };
+    // SAFETY: as above.
+    let Some(inner) = (unsafe { SITES.get(&first.site) }).copied() else { return false };
+    let same = first.requested == object.requested
+        && (inner.size, inner.tgid, inner.kind) == (site.size, site.tgid, site.kind);
+    if !same || !path::is_allocator(inner.call_site) || path::is_allocator(site.call_site) {
+        return false;
+    }
+    if let Some(counts) = COUNTS.get_ptr_mut(&first.site) {
+        // SAFETY: this CPU's own entry. On another CPU than the first's it wraps, and the sum over
+        // the CPUs is right all the same.
+        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(1) }
+    }
+    true
 }
 
 /// Notes with the site of the object held at an address that it has been freed unseen: what happened
@@ -185,7 +217,7 @@ fn counts(
 /// its process.
 #[inline(always)]
 fn introduce(key: u64, site: &Site, address: u64, tally: &mut Tally) {
-    let slab = if site.cache != 0 {
+    let slab = if site.cache != 0 || site.kind > kind::CACHE {
         site.cache
     } else {
         // Above the largest cache are whole pages.
@@ -227,20 +259,25 @@ pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuSt
         let queued = ROW % row::SECOND == row::RCU_FREE;
         return slab::freed_older(address, cache, queued, tally);
     }
-    match OBJECTS.remove(&address) {
-        Ok(()) => {}
-        // Freed twice, as an interrupted pair of programs may see it.
-        Err(ENOENT) => {}
+    remove(address, tally);
+    true
+}
+
+/// Removes an object that is held, or has just been removed: an interrupted pair of programs may see
+/// a free twice.
+#[inline(always)]
+pub(crate) fn remove(key: u64, tally: &mut Tally) {
+    match OBJECTS.remove(&key) {
+        Ok(()) | Err(ENOENT) => {}
         Err(_) => {
             tally.failed_deletes += 1;
             // SAFETY: a helper without arguments.
             let at_ns = unsafe { bpf_ktime_get_ns() };
-            if DEFERRED.push(&DeferredFree { address, at_ns }, 0).is_err() {
+            if DEFERRED.push(&DeferredFree { address: key, at_ns }, 0).is_err() {
                 tally.lost_deletes += 1;
             }
         }
     }
-    true
 }
 
 const _: () = assert!(row::COUNT as usize == kleak_common::ROWS);

@@ -4,6 +4,11 @@
 //! program or map system call runs on that CPU, so that reading our own maps would lose frees.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    internal_features,
+    reason = "an atomic instruction that 5.10 has, and that `core` offers no other way to"
+)]
 #![allow(
     clippy::needless_borrows_for_generic_args,
     reason = "a key or value handed over whole is copied once more, on a stack of 512 bytes"
@@ -16,6 +21,9 @@ mod kmalloc;
 mod ledger;
 mod maps;
 mod owner;
+mod page;
+mod path;
+mod percpu;
 mod process;
 mod rcu;
 mod slab;
@@ -168,6 +176,110 @@ pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
 pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state);
+    });
+    0
+}
+
+/// `mm_page_alloc`: (page, order, flags, migrate type).
+/// First of its pair.
+#[raw_tracepoint]
+pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PAGE_ALLOC }>(ctx.arg(0), |state| {
+        page::allocated::<{ row::PAGE_ALLOC }>(&ctx, state)
+    });
+    0
+}
+
+/// `mm_page_alloc`: (page, order, flags, migrate type).
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn mm_page_alloc_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(ctx.arg(0), |state| {
+        page::allocated::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, state)
+    });
+    0
+}
+
+/// `mm_page_free`: (page, order). `mm_page_free_batched` comes on top of it.
+/// First of its pair.
+#[raw_tracepoint]
+pub fn mm_page_free(ctx: RawTracePointContext) -> i32 {
+    page::freed::<{ row::PAGE_FREE }>(&ctx);
+    0
+}
+
+/// `mm_page_free`: (page, order). `mm_page_free_batched` comes on top of it.
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn mm_page_free_second(ctx: RawTracePointContext) -> i32 {
+    page::freed::<{ row::PAGE_FREE + row::SECOND }>(&ctx);
+    0
+}
+
+/// `percpu_alloc_percpu` from 5.19: (call site, reserved, atomic, size, alignment, chunk, offset, ...).
+/// First of its pair.
+#[raw_tracepoint]
+pub fn percpu_alloc_percpu(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PERCPU_ALLOC }>(percpu::address(ctx.arg(5), ctx.arg(6)), |state| {
+        percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 3, ctx.arg(0), state);
+    });
+    0
+}
+
+/// `percpu_alloc_percpu` from 5.19: (call site, reserved, atomic, size, alignment, chunk, offset, ...).
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn percpu_alloc_percpu_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        percpu::address(ctx.arg(5), ctx.arg(6)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 3, ctx.arg(0), state);
+        },
+    );
+    0
+}
+
+/// `percpu_alloc_percpu` up to 5.18: (reserved, atomic, size, alignment, chunk, offset, ...).
+/// First of its pair.
+#[raw_tracepoint]
+pub fn percpu_alloc_nameless(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PERCPU_ALLOC }>(percpu::address(ctx.arg(4), ctx.arg(5)), |state| {
+        percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 2, 0, state);
+    });
+    0
+}
+
+/// `percpu_alloc_percpu` up to 5.18: (reserved, atomic, size, alignment, chunk, offset, ...).
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
+    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        percpu::address(ctx.arg(4), ctx.arg(5)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 2, 0, state);
+        },
+    );
+    0
+}
+
+/// `percpu_free_percpu`: (chunk, offset, pointer), before the memory can be given out again.
+/// First of its pair.
+#[raw_tracepoint]
+pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
+    let address = percpu::address(ctx.arg(0), ctx.arg(1));
+    ledger::offer::<{ row::PERCPU_FREE }>(address, |state| {
+        percpu::freed::<{ row::PERCPU_FREE }>(address, state);
+    });
+    0
+}
+
+/// `percpu_free_percpu`: (chunk, offset, pointer), before the memory can be given out again.
+/// Second of its pair.
+#[raw_tracepoint]
+pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
+    let address = percpu::address(ctx.arg(0), ctx.arg(1));
+    ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(address, |state| {
+        percpu::freed::<{ row::PERCPU_FREE + row::SECOND }>(address, state);
     });
     0
 }

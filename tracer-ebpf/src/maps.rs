@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
 };
 use kleak_common::{
-    Cache, Control, CpuState, DeferredFree, Object, Offsets, Process, ProcessKey, Queued,
-    SIZE_SLOTS, Settings, Site, SiteCounts,
+    Cache, CallPath, Control, CpuState, DeferredFree, ORDERS, Object, Offsets, PIECES, Process,
+    ProcessKey, Queued, SIZE_SLOTS, Settings, Site, SiteCounts,
 };
 
 /// Outstanding objects by address. `--max-objects` sets its size at load.
@@ -84,6 +84,10 @@ static SETTINGS: Settings = Settings {
     cgroup_source: 0,
     memory_hierarchy: 0,
     page_struct: 0,
+    page_shift: 0,
+    struct_page_shift: 0,
+    possible_cpus: 0,
+    _pad: 0,
 };
 
 /// Set by user space at load.
@@ -94,10 +98,14 @@ static OFFSETS: Offsets = Offsets::NONE;
 #[unsafe(no_mangle)]
 static SIZES: [u8; SIZE_SLOTS] = [0; SIZE_SLOTS];
 
+/// Which functions are which allocator's. Set by user space at load.
+#[unsafe(no_mangle)]
+static CALL_PATH: CallPath = CallPath::NONE;
+
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
 static mut CONTROL: Control =
-    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0 };
+    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0, orders: [0; ORDERS] };
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -136,6 +144,42 @@ pub(crate) fn follows(slot: usize) -> bool {
     }
     // SAFETY: the index was checked; volatile for the reason given at `setting`.
     unsafe { core::ptr::read_volatile((&raw const SIZES).cast::<u8>().add(slot)) != 0 }
+}
+
+/// Where a piece of the kernel's text begins.
+#[inline(always)]
+pub(crate) fn piece_start(index: usize) -> u64 {
+    let start = (&raw const CALL_PATH.starts).cast::<u64>();
+    // SAFETY: the index is masked; volatile for the reason given at `setting`.
+    unsafe { core::ptr::read_volatile(start.add(index & (PIECES - 1))) }
+}
+
+/// What it is.
+#[inline(always)]
+pub(crate) fn piece_role(index: usize) -> u8 {
+    let role = (&raw const CALL_PATH.roles).cast::<u8>();
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(role.add(index & (PIECES - 1))) }
+}
+
+/// Whether a block of that order has been allocated since the start.
+#[inline(always)]
+pub(crate) fn has_order(order: u32) -> bool {
+    // SAFETY: the index is masked, and a byte is read whole.
+    unsafe {
+        let seen = (&raw const CONTROL.orders).cast::<u8>();
+        core::ptr::read_volatile(seen.add(order as usize & (ORDERS - 1))) != 0
+    }
+}
+
+/// One is being allocated.
+#[inline(always)]
+pub(crate) fn set_order(order: u32) {
+    // SAFETY: the index is masked, and the byte is only ever set to 1.
+    unsafe {
+        let seen = (&raw mut CONTROL.orders).cast::<u8>();
+        core::ptr::write_volatile(seen.add(order as usize & (ORDERS - 1)), 1);
+    }
 }
 
 /// Whether counting is on.

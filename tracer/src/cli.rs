@@ -68,6 +68,7 @@ Examples:
   kleak trace --duration 5m --min-age 1m         what outlives a minute, in any class?
   kleak trace --size 512 --fail-on 'objects>100' -- ./run-tests
   kleak trace --size 1k --folded out.folded      for any flame-graph tool
+  kleak trace --kind page --duration 30s         who takes pages, past any slab cache?
 
 Exit status: 0 done, 1 failed, 2 usage, 3 this system or user cannot, 4 a --fail-on held,
 128+N ended by signal N. With a COMMAND, its own status unless a --fail-on held.")]
@@ -202,6 +203,10 @@ pub enum Kind {
     Kmalloc,
     /// Named slab caches
     Cache,
+    /// Pages: pipes, page tables, buffers, user memory; by order and migrate type
+    Page,
+    /// Per-CPU memory, in bytes over all CPUs
+    Percpu,
 }
 
 /// When kernel stacks are taken.

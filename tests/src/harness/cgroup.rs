@@ -33,7 +33,7 @@ impl Cgroup {
 
     /// Takes over a cgroup that another process has made.
     pub fn adopt(path: &str) -> Result<Self> {
-        let root = hierarchy()?;
+        let root = cgroup_hierarchy()?;
         let made = vec![root.join(path)];
         Ok(Self { root, path: format!("/{path}"), made })
     }

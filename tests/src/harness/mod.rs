@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 pub use bpf::{Loaded, loaded_by};
 pub use cgroup::{Cgroup, cgroup_hierarchy};
 pub use kleak::{Finished, binary, run, run_command};
+pub use output::shout;
 pub use report::{Counts, Report};
 pub use report::{as_counts, holds_frame};
 pub use slabs::{Returned, class_512_of_filters, class_512_of_messages, in_use, settle};
@@ -55,7 +56,7 @@ pub fn has_btf() -> bool {
 /// `cargo xtask vm` counts the test as not applicable, and prints the reason below its table.
 pub fn not_applicable(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    output::shout(&format!("NOT APPLICABLE {test}: {why}"));
+    shout(&format!("NOT APPLICABLE {test}: {why}"));
 }
 
 /// The right to trace this machine: one test at a time, in whatever process it runs, because what
@@ -118,7 +119,7 @@ pub fn require_caches() -> Result<bool> {
 /// Says loudly that the running test cannot run on this kernel, and why.
 pub fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    output::shout(&format!("SKIPPED {test}: {why}"));
+    shout(&format!("SKIPPED {test}: {why}"));
 }
 
 fn able(unable: Option<&String>) -> Result<bool> {
@@ -175,7 +176,7 @@ impl Drop for Tmpfs {
     fn drop(&mut self) {
         let flags = nix::mount::MntFlags::MNT_DETACH;
         if let Err(error) = nix::mount::umount2(self.0.path(), flags) {
-            output::shout(&format!("left mounted: {}: {error}", self.0.path().display()));
+            shout(&format!("left mounted: {}: {error}", self.0.path().display()));
         }
     }
 }

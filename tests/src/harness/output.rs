@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
 /// Says something even where the test runner captures what tests print.
-pub(super) fn shout(line: &str) {
+pub fn shout(line: &str) {
     // The runner replaces what `eprintln!` writes to, not standard error itself.
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }

@@ -9,10 +9,13 @@ mod arp;
 mod cgroups;
 mod churn;
 mod kubelet;
+mod memory;
 mod messages;
 mod net;
 mod objects;
 mod pair;
+mod percpu;
+mod pipes;
 mod protocol;
 mod tree;
 
@@ -71,6 +74,12 @@ enum Work {
     Objects(objects::ObjectWork),
     /// `go`: makes cgroups and removes them; `drain`: deletes the files that keep them dying
     Cgroups(CgroupsArgs),
+    /// `go`: fills pipes; `drain`: closes them
+    Pipes(PipesArgs),
+    /// `go`: touches memory; `drain`: gives back half of every huge page
+    Memory(MemoryArgs),
+    /// `go`: makes BPF arrays, per-CPU ones unless told otherwise; `drain`: closes them
+    Arrays(ArraysArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -165,6 +174,42 @@ struct CgroupsArgs {
 }
 
 #[derive(Debug, Args)]
+struct PipesArgs {
+    /// Pipes
+    #[arg(long)]
+    count: usize,
+    /// Pages in each
+    #[arg(long, default_value_t = 16)]
+    pages: usize,
+}
+
+#[derive(Debug, Args)]
+struct MemoryArgs {
+    /// How much
+    #[arg(long)]
+    mib: usize,
+    /// In a file of huge pages
+    #[arg(long)]
+    huge: bool,
+}
+
+#[derive(Debug, Args)]
+struct ArraysArgs {
+    /// Arrays
+    #[arg(long)]
+    count: usize,
+    /// Elements of each
+    #[arg(long)]
+    entries: u32,
+    /// Bytes of an element (on each CPU)
+    #[arg(long)]
+    value_size: u32,
+    /// Not per-CPU
+    #[arg(long)]
+    plain: bool,
+}
+
+#[derive(Debug, Args)]
 struct TreeArgs {
     /// Messages each process sends
     #[arg(long)]
@@ -220,6 +265,9 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Arp(args) => arp::run(&args)?,
         Work::Objects(work) => objects::run(&work)?,
         Work::Cgroups(args) => cgroups::run(&args)?,
+        Work::Pipes(args) => pipes::run(&args)?,
+        Work::Memory(args) => memory::run(&args)?,
+        Work::Arrays(args) => percpu::run(&args)?,
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)

@@ -8,7 +8,7 @@ use super::growth::ratio;
 use super::reconcile::Agreement;
 use super::sentence;
 use super::verdict::{Case, why_refuted};
-use crate::report::{Confidence, Owner, Verdict};
+use crate::report::{Confidence, Owner, Verdict, ledger::Ledger};
 
 /// Windows from here on are long enough to be sure.
 const SURE_WINDOW_S: f64 = 10.0;
@@ -31,14 +31,24 @@ pub(super) fn window_doubt(case: &Case<'_>) -> Option<Doubt> {
 /// What slabinfo has against it.
 pub(super) fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<Doubt> {
     let check = case.checks.get(cache)?;
+    let books = match check.ledger {
+        Ledger::Slab => "slabinfo",
+        Ledger::Pages => {
+            let text = "the kernel counts pages by no use that this could be compared with";
+            return Some((Confidence::Medium, text.to_owned()));
+        }
+        Ledger::PerCpu => "Percpu of /proc/meminfo",
+    };
     match check.agreement {
         Agreement::Agrees => None,
         Agreement::TooSmall => growing
-            .then(|| (Confidence::Medium, "too few objects for slabinfo to confirm it".to_owned())),
+            .then(|| (Confidence::Medium, format!("too few objects for {books} to confirm it"))),
         Agreement::Unknown => {
             let readable =
                 !case.evidence.slab_before.is_empty() && !case.evidence.slab_after.is_empty();
-            let text = if readable {
+            let text = if check.ledger == Ledger::PerCpu {
+                format!("{books} could not be read to compare with")
+            } else if readable {
                 format!("slabinfo has no count of {cache} to compare with")
             } else {
                 "slabinfo could not be read to compare with".to_owned()
@@ -49,10 +59,10 @@ pub(super) fn slab_doubt(case: &Case<'_>, cache: &str, growing: bool) -> Option<
             let explained = check.explained.unwrap_or(0.0);
             let level = if explained < 0.5 { Confidence::Low } else { Confidence::Medium };
             let percent = sentence::percent(explained);
-            Some((level, format!("it explains only {percent} of the cache's growth by slabinfo")))
+            Some((level, format!("it explains only {percent} of the growth by {books}")))
         }
         Agreement::Over => {
-            Some((Confidence::Medium, "slabinfo shows less growth than was traced".to_owned()))
+            Some((Confidence::Medium, format!("{books} shows less growth than was traced")))
         }
         Agreement::Refuted { .. } => Some((
             Confidence::Low,

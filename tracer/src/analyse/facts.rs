@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
-use kleak_common::{Site, context};
+use kleak_common::{Site, context, kind};
 
 use super::Evidence;
 use super::unfollowed::{self, Why};
-use crate::report::Owner;
+use crate::report::{Owner, ledger::Ledger};
 use crate::snapshot::{BIRTH_SLICES, Group, GroupKey};
 
 /// Functions that allocate for the slab allocator itself: arrays that it keeps a CPU's free objects in
@@ -193,7 +193,9 @@ pub(super) struct SiteView {
     /// What tells this process from another that had its pid; `None` in interrupts and when
     /// unknown.
     pub process: Option<(u32, u64)>,
-    /// Slab cache.
+    /// Whose books it is in.
+    pub ledger: Ledger,
+    /// Slab cache, or what stands in its place.
     pub cache: String,
     /// Function that called the allocator.
     pub function: String,
@@ -272,8 +274,10 @@ fn view(
         _ => 0,
     };
     series.size = site.map_or(only_class, |site| u64::from(site.size));
+    // What is left of blocks of pages that were freed in part is known to the byte.
+    let by_byte = series.size == 0 || site.is_some_and(|site| site.kind == kind::PAGE);
     series.bytes =
-        if series.size > 0 { series.objects.saturating_mul(series.size) } else { series.requested };
+        if by_byte { series.requested } else { series.objects.saturating_mul(series.size) };
 
     let owner = site.map_or_else(nobody, |site| {
         evidence.owners.get(&key).cloned().unwrap_or_else(|| owner_by_context(&site))
@@ -289,11 +293,14 @@ fn view(
     let owner = if own { allocator() } else { owner };
     SiteView {
         key,
-        unfollowed: facts.and_then(|facts| unfollowed::why(&evidence.mode, &function, facts)),
+        unfollowed: facts
+            .filter(|facts| facts.site.kind <= kind::CACHE)
+            .and_then(|facts| unfollowed::why(&evidence.mode, &function, facts)),
         process: site
             .filter(|_| matches!(owner.kind.as_str(), "process" | "kthread"))
             .map(|site| (site.tgid, site.start_ns)),
         owner,
+        ledger: site.map_or_else(Ledger::default, |site| Ledger::of_kind(site.kind)),
         cache: site.map_or_else(
             || UNKNOWN.to_owned(),
             |site| {

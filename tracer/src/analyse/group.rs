@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::stacks::{Frames, Piece, apportion, divide};
 use super::{By, Evidence, growth};
-use crate::report::{Owner, OwnerRow, StackRow};
+use crate::report::{Owner, OwnerRow, StackRow, ledger::Ledger};
 
 /// A site, or its part with one stack.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub(super) struct Merged {
 /// What belongs to a key in one cache.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Share {
+    /// Whose books it is in.
+    pub ledger: Ledger,
     pub series: Series,
     /// Function that called the allocator for most of it.
     pub function: String,
@@ -115,7 +117,7 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
         .map(|(index, piece)| {
             let mut part = Series {
                 objects: piece.objects,
-                bytes: if series.size > 0 {
+                bytes: if series.bytes == series.objects.saturating_mul(series.size) {
                     piece.objects.saturating_mul(series.size)
                 } else {
                     at(&bytes, index)
@@ -206,6 +208,7 @@ fn merge_one(key: &Key, members: &[(usize, &Part<'_>)]) -> Merged {
     let mut processes = BTreeSet::new();
     for (index, part) in members {
         let share = caches.entry(part.site.cache.clone()).or_default();
+        share.ledger = part.site.ledger;
         share.series.add(&part.series);
         share.parts.push(*index);
         let (held, unfollowed) =
@@ -292,7 +295,11 @@ pub(super) fn rows(
     timeline: &Timeline,
     by: By,
 ) -> (Vec<OwnerRow>, Vec<StackRow>) {
-    let total: u64 = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.series.bytes));
+    let mut totals: BTreeMap<Ledger, u64> = BTreeMap::new();
+    for part in parts {
+        let total = totals.entry(part.site.ledger).or_default();
+        *total = total.saturating_add(part.series.bytes);
+    }
     let mut owners = Vec::new();
     let mut stacks: Vec<(usize, StackRow)> = Vec::new();
     for (key, group) in merged {
@@ -302,6 +309,7 @@ pub(super) fn rows(
             let one_process = matches!(key, Key::Process(..)).then_some(&owner);
             let of_row = stack_rows(share, cache, parts, one_process);
             stacks.extend(of_row.into_iter().map(|row| (owners.len(), row)));
+            let total = totals.get(&share.ledger).copied().unwrap_or(0);
             owners.push(owner_row(&owner, cache, &share.series, timeline, total));
         }
     }

@@ -60,6 +60,8 @@ pub struct Evidence {
     pub slab_before: HashMap<String, SlabCount>,
     /// The same at the snapshot.
     pub slab_after: HashMap<String, SlabCount>,
+    /// By how much `Percpu` of `/proc/meminfo` grew in the window, bytes; `None` when unknown.
+    pub percpu_growth_bytes: Option<i64>,
     /// `MemAvailable`, bytes.
     pub mem_available_bytes: Option<u64>,
     /// Possible CPUs: slabinfo counts what lies in their private lists as in use.

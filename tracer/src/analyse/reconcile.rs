@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::facts::SiteView;
 use super::{Evidence, SlabCount, sentence};
-use crate::report::CacheRow;
+use crate::report::{CacheRow, ledger::Ledger};
 
 /// Caches that the kernel splits a kmalloc class into by call site (`SLAB_BUCKETS`, 6.12): the
 /// tracepoint cannot tell them from the class.
@@ -36,6 +36,9 @@ pub(super) enum Agreement {
 /// A cache, traced and by the kernel's count.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Check {
+    /// Whose books it is in: the slab allocator's are kept by cache, the page allocator's by no use
+    /// of pages at all, the per-CPU allocator's in one sum.
+    pub ledger: Ledger,
     /// Outstanding at any age.
     pub held: u64,
     /// Of those, at sites whose frees are not seen.
@@ -63,6 +66,7 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
     let mut checks: BTreeMap<String, Check> = BTreeMap::new();
     for site in sites {
         let check = checks.entry(site.cache.clone()).or_insert(Check {
+            ledger: site.ledger,
             held: 0,
             unfollowed: 0,
             allocated: 0,
@@ -89,7 +93,16 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
             *unfollowed = unfollowed.saturating_add(check.unfollowed);
         }
     }
+    let percpu = percpu(evidence, sites);
     for (name, check) in &mut checks {
+        match check.ledger {
+            Ledger::Slab => {}
+            Ledger::Pages => continue,
+            Ledger::PerCpu => {
+                (check.explained, check.agreement) = percpu;
+                continue;
+            }
+        }
         let own = Kernel::of(evidence, &aliases(name, evidence), check.size);
         if let Some(own) = &own {
             check.growth = Some(own.growth);
@@ -137,6 +150,27 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
     checks
 }
 
+/// Pages that the per-CPU allocator keeps populated beyond what is in use, for each CPU
+/// (`PCPU_EMPTY_POP_PAGES_HIGH`, mm/percpu.c, 4.14 to 7.2), and as many begun and not full.
+const PERCPU_SPARE_PAGES: i64 = 8;
+
+/// How all per-CPU memory compares with `Percpu` of `/proc/meminfo`, which counts whole populated
+/// pages: what fits into them makes it grow by nothing, so it never refutes what was traced.
+fn percpu(evidence: &Evidence, sites: &[SiteView]) -> (Option<f64>, Agreement) {
+    let Some(growth) = evidence.percpu_growth_bytes else { return (None, Agreement::Unknown) };
+    let held =
+        sites.iter().filter(|site| site.ledger == Ledger::PerCpu).fold(0_u64, |sum, site| {
+            sum.saturating_add(site.series.held.saturating_mul(site.series.size))
+        });
+    let floor = PERCPU_SPARE_PAGES * 4096 * i64::from(evidence.cpus.max(1));
+    let kernel = Kernel { growth, older: None, floor, queued: 0 };
+    let agreement = match kernel.agreement(held) {
+        Agreement::Refuted { .. } => Agreement::Over,
+        other => other,
+    };
+    (kernel.explained(held), agreement)
+}
+
 /// Rows of the report, largest residue first: what the owners shown hold, beside how far all owners
 /// together explain what the kernel counts.
 pub(super) fn rows(
@@ -176,7 +210,21 @@ pub(super) fn rows(
 /// What the comparison says that a reader has to know.
 pub(super) fn notes(checks: &BTreeMap<String, Check>) -> Vec<String> {
     let mut notes = Vec::new();
-    for (name, check) in checks {
+    let percpu = checks.values().find(|check| check.ledger == Ledger::PerCpu);
+    match percpu.map(|check| check.agreement) {
+        Some(Agreement::Short) => notes.push(
+            "Percpu of /proc/meminfo grew by more than the per-CPU memory that was traced: it counts \
+             whole pages, of which the rest may be free."
+                .to_owned(),
+        ),
+        Some(Agreement::Over) => notes.push(
+            "Percpu of /proc/meminfo grew by less than the per-CPU memory that was traced: there was \
+             room in pages that it counted before."
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    for (name, check) in checks.iter().filter(|(_, check)| check.ledger == Ledger::Slab) {
         let (held, growth) = (sentence::count(check.held), sentence::signed(check.growth));
         if check.by_class {
             notes.push(format!(

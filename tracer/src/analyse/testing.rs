@@ -76,6 +76,7 @@ impl World {
             aliases: HashMap::new(),
             slab_before: HashMap::new(),
             slab_after: HashMap::new(),
+            percpu_growth_bytes: Some(0),
             mem_available_bytes: Some(8 << 30),
             cpus: 2,
             cgroups: Cgroups::default(),

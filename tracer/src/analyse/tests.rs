@@ -855,3 +855,90 @@ proptest! {
         prop_assert!(close(verdict.growth_bytes_per_s, (rate * 20 * 512) as f64 / seconds as f64));
     }
 }
+
+fn kind_of(world: &mut World, site: u64, kind: u8) {
+    world.evidence.snapshot.sites.get_mut(&site).unwrap().site.kind = kind;
+}
+
+/// A program whose objects grow by 256,000 bytes a second, and the pages that the slab allocator takes
+/// for them, and a little more.
+fn objects_and_their_pages() -> World {
+    let mut world = World::new(20);
+    let objects = world.site(process(7, "leaker"));
+    world.left(objects, even(500, 0..20), 0, 0).slab("kmalloc-512", 10_000);
+    let pages = world.site_of(process(7, "leaker"), 7, 32_768, "page order-3 unmovable (slab)");
+    kind_of(&mut world, pages, kleak_common::kind::PAGE);
+    world.left(pages, even(10, 0..20), 0, 0);
+    for group in world.evidence.snapshot.groups.iter_mut().filter(|(key, _)| key.site == pages) {
+        group.1.requested = group.1.objects * 32_768;
+    }
+    world
+}
+
+#[test]
+fn pages_are_not_added_to_the_objects_in_them() {
+    let world = objects_and_their_pages();
+    let report = report(&world);
+    assert_eq!(report.verdict.cache.as_deref(), Some("kmalloc-512"), "{}", report.verdict.summary);
+    assert!(close(report.verdict.growth_bytes_per_s, 256_000.0), "{:?}", report.verdict);
+    assert_eq!(report.verdict.share, Some(1.0));
+    let shares: Vec<f64> = report.owners.iter().map(|row| row.share).collect();
+    assert_eq!(shares, [1.0, 1.0]);
+}
+
+#[test]
+fn slab_pages_that_grow_alone_say_where_to_look() {
+    let mut world = objects_and_their_pages();
+    let objects =
+        *world.evidence.cache_names.iter().find(|(_, name)| *name == "kmalloc-512").unwrap().0;
+    world.evidence.snapshot.sites.remove(&objects);
+    world.evidence.snapshot.groups.retain(|key, _| key.site != objects);
+    for point in &mut world.evidence.history {
+        point.outstanding.remove(&objects);
+    }
+    let verdict = report(&world).verdict;
+    assert!(verdict.growing);
+    assert!(verdict.summary.contains("--kind kmalloc,cache"), "{}", verdict.summary);
+    assert_ne!(verdict.confidence, Confidence::High, "nothing of the kernel's own confirms pages");
+}
+
+#[test]
+fn bytes_of_a_block_freed_in_parts_are_those_left() {
+    let mut world = World::new(20);
+    let site = world.site_of(process(7, "mapper"), 7, 2 << 20, "page order-9 movable");
+    kind_of(&mut world, site, kleak_common::kind::PAGE);
+    world.left_by(site, (3, 10), even(1, 0..10));
+    for group in world.evidence.snapshot.groups.values_mut() {
+        group.requested = 10 << 20;
+    }
+    for way in [By::Process, By::Stack] {
+        let report = by(&world, way);
+        assert_eq!(report.owners[0].outstanding_objects, 10);
+        assert_eq!(report.owners[0].outstanding_bytes, 10 << 20, "half of ten times 2 MiB");
+        assert_eq!(report.stacks[0].outstanding_bytes, 10 << 20);
+    }
+}
+
+#[test]
+fn per_cpu_memory_is_compared_as_a_whole() {
+    let world = |growth| {
+        let mut world = World::new(20);
+        for (size, cache) in [(1024, "percpu 512"), (2048, "percpu 1024")] {
+            let site = world.site_of(process(7, "maps"), 7, size, cache);
+            kind_of(&mut world, site, kleak_common::kind::PERCPU);
+            world.left(site, even(50, 0..20), 0, 0);
+        }
+        world.evidence.percpu_growth_bytes = growth;
+        report(&world)
+    };
+    // A thousand of each are 3 MiB.
+    let agreeing = world(Some(3_100_000));
+    assert!(agreeing.caches.iter().all(|cache| close(cache.explained, 0.991)), "{agreeing:?}");
+    assert_eq!(agreeing.verdict.confidence, Confidence::High, "{}", agreeing.verdict.summary);
+    let roomy = world(Some(1_000_000));
+    assert!(roomy.verdict.growing, "room in populated pages refutes nothing");
+    assert_eq!(roomy.verdict.confidence, Confidence::Medium, "{}", roomy.verdict.summary);
+    assert_eq!(world(Some(0)).caches[0].explained, None);
+    let unknown = world(None);
+    assert!(unknown.verdict.summary.contains("meminfo"), "{}", unknown.verdict.summary);
+}

@@ -10,6 +10,7 @@ use super::group::{self, Key, Level, Merged, Share};
 use super::growth::{self, Growth, Pattern, ratio};
 use super::reconcile::{Agreement, Check};
 use super::{By, Evidence, sentence};
+use crate::report::ledger::{self, Ledger};
 use crate::report::{Confidence, Verdict};
 
 /// Counts over time that a sure verdict needs.
@@ -41,7 +42,62 @@ pub(super) struct Judgement {
 }
 
 /// The verdict.
+///
+/// Each ledger is judged by itself: what one allocator makes of its memory is memory of the other.
 pub(super) fn judge(case: &Case<'_>) -> Judgement {
+    let mut books: BTreeMap<Ledger, Vec<&SiteView>> = BTreeMap::new();
+    for site in case.shown {
+        books.entry(site.ledger).or_default().push(site);
+    }
+    let held: BTreeMap<Ledger, u64> =
+        books.iter().map(|(ledger, shown)| (*ledger, held(shown, &books))).collect();
+    let mut judgements: BTreeMap<Ledger, Judgement> = books
+        .iter()
+        .map(|(&ledger, shown)| {
+            let checks = case.checks.iter().filter(|(_, check)| check.ledger == ledger);
+            let checks = checks.map(|(name, check)| (name.clone(), check.clone())).collect();
+            (ledger, judge_one(&Case { checks: &checks, shown, ..*case }, ledger))
+        })
+        .collect();
+    match choose(&judgements, &held) {
+        Some(ledger) => judgements.remove(&ledger),
+        None => None,
+    }
+    .unwrap_or_else(|| judge_one(case, Ledger::default()))
+}
+
+/// Bytes that sites hold, without pages on which another ledger that was followed says more.
+fn held(shown: &[&SiteView], books: &BTreeMap<Ledger, Vec<&SiteView>>) -> u64 {
+    shown
+        .iter()
+        .filter(|site| {
+            ledger::made_into(&site.cache).is_none_or(|better| !books.contains_key(&better))
+        })
+        .fold(0, |sum, site| sum.saturating_add(site.series.bytes))
+}
+
+/// The ledger whose judgement says most: what grows fastest, or else most of what is held. Pages
+/// that grow because objects in them do are the business of those objects' ledger.
+fn choose(
+    judgements: &BTreeMap<Ledger, Judgement>,
+    held: &BTreeMap<Ledger, u64>,
+) -> Option<Ledger> {
+    let growing =
+        |ledger: &Ledger| judgements.get(ledger).is_some_and(|judgement| judgement.verdict.growing);
+    let rate = |ledger: &Ledger| {
+        let verdict = judgements.get(ledger).map(|judgement| &judgement.verdict);
+        verdict.and_then(|verdict| verdict.growth_bytes_per_s).unwrap_or(0.0)
+    };
+    let fastest = judgements.keys().filter(|ledger| growing(ledger));
+    let Some(fastest) = fastest.max_by(|a, b| rate(a).total_cmp(&rate(b))) else {
+        return judgements.keys().rev().max_by_key(|ledger| held.get(*ledger)).copied();
+    };
+    let cache = judgements.get(fastest).and_then(|judgement| judgement.verdict.cache.as_deref());
+    let better = cache.and_then(ledger::made_into).filter(growing);
+    Some(better.unwrap_or(*fastest))
+}
+
+fn judge_one(case: &Case<'_>, ledger: Ledger) -> Judgement {
     // What is freed unseen is nobody's fault by itself: only where the kernel's own count says that it
     // is there.
     let followed: Vec<&SiteView> =
@@ -62,7 +118,7 @@ pub(super) fn judge(case: &Case<'_>) -> Judgement {
             growing = by_program;
         }
     }
-    let found = growing.found.first().map(|best| grows(case, best, growing.total));
+    let found = growing.found.first().map(|best| grows(case, ledger, best, growing.total));
     let found = found.or_else(|| spread(case, &owners)).unwrap_or_else(|| {
         // What stands still may have been freed unseen all the more.
         let sure: Vec<&SiteView> =
@@ -70,6 +126,9 @@ pub(super) fn judge(case: &Case<'_>) -> Judgement {
         stands(case, &group::merge(&group::whole(&sure), level))
     });
     let Finding { mut verdict, mut doubts } = found;
+    if let Some(remark) = verdict.cache.as_deref().and_then(ledger::remark) {
+        verdict.summary = format!("{}; {remark}", verdict.summary);
+    }
 
     doubts.extend(loss_doubts(case, &verdict, &owners));
     doubts.sort_by_key(|doubt| doubt.0);
@@ -158,7 +217,7 @@ fn refuted(case: &Case<'_>, cache: &str) -> bool {
 }
 
 /// An owner grows.
-fn grows(case: &Case<'_>, best: &Candidate<'_>, total: f64) -> Finding {
+fn grows(case: &Case<'_>, ledger: Ledger, best: &Candidate<'_>, total: f64) -> Finding {
     let mut doubts = Vec::new();
     let mut growth = 0.0;
     let mut agree = true;
@@ -186,7 +245,11 @@ fn grows(case: &Case<'_>, best: &Candidate<'_>, total: f64) -> Finding {
         2 => " and another cache".to_owned(),
         caches => format!(" and {} more caches", caches - 1),
     };
-    let of = if case.checks.len() > 1 { "all growth" } else { "its growth" };
+    let of = match ledger {
+        _ if case.checks.len() <= 1 => "its growth".to_owned(),
+        Ledger::Slab => "all growth".to_owned(),
+        Ledger::Pages | Ledger::PerCpu => format!("all growth of {ledger}"),
+    };
     let rate = format!("{}/s", sentence::bytes(growth));
     let mut text = if unknown {
         format!("{cache}{more} grows by {rate}, owner unknown{known}")

@@ -1,12 +1,12 @@
 //! Folded stacks, the input of every flame-graph tool: a line a stack, `;`-separated, root first,
 //! then a space and the bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::Exporter;
 use crate::report::sanitize;
-use crate::report::{Owner, Report, StackRow};
+use crate::report::{Owner, Report, StackRow, ledger::Ledger};
 
 /// The folded format as an [`Exporter`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,12 +18,21 @@ impl Exporter for Folded {
     }
 }
 
-/// Writes `[pod or unit or cgroup];comm-pid;user…;kernel…;[cache] BYTES` lines, sorted, each once.
+/// Writes `[pod or unit or cgroup];comm-pid;user…;kernel…;[cache] BYTES` lines, sorted, each once;
+/// with pages beside what is made of them, below a root for each: `[slab memory];…`, `[pages];…`.
 pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
     // Names that differ only in what was replaced fold into one line.
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-    for stack in report.stacks.iter().filter(|stack| stack.outstanding_bytes > 0) {
-        let bytes = lines.entry(line(stack)).or_default();
+    let stacks = || report.stacks.iter().filter(|stack| stack.outstanding_bytes > 0);
+    // What one allocator makes of its memory is memory of the other: no tool may add them up, so
+    // each has a root of its own.
+    let ledgers: BTreeSet<Ledger> = stacks().map(|stack| Ledger::of_cache(&stack.cache)).collect();
+    for stack in stacks() {
+        let mut path = line(stack);
+        if ledgers.len() > 1 {
+            path = format!("[{}];{path}", Ledger::of_cache(&stack.cache));
+        }
+        let bytes = lines.entry(path).or_default();
         *bytes = bytes.saturating_add(stack.outstanding_bytes);
     }
     let mut text = String::new();
@@ -129,6 +138,17 @@ mod tests {
              [unknown];[unknown];[unknown];load_msg;[kmalloc-512] 2048\n\
              [unknown];[unknown];load_msg;[kmalloc-512] 4096\n"
         );
+    }
+
+    #[test]
+    fn pages_and_what_is_made_of_them_have_roots_of_their_own() {
+        let mut report = sample::incident();
+        let mut pages = sample::msg_stack(3);
+        pages.cache = "page order-3 unmovable (slab)".into();
+        report.stacks.push(pages);
+        let text = folded(&report);
+        let roots: Vec<&str> = text.lines().filter_map(|line| line.split(';').next()).collect();
+        assert_eq!(roots, ["[pages]", "[slab memory]", "[slab memory]"]);
     }
 
     #[test]

@@ -24,6 +24,27 @@ pub fn addresses<const N: usize>(host: &Host, names: [&str; N]) -> [Option<u64>;
     found
 }
 
+/// Functions of the kernel itself, in order of address; `None` where the kernel does not list them
+/// (`CONFIG_KALLSYMS`) or hides their addresses (`kernel.kptr_restrict`).
+///
+/// Takes some 20 MB for a moment: a kernel has 100,000 of them.
+#[must_use]
+pub fn functions(host: &Host) -> Option<Vec<(u64, String)>> {
+    let file = std::fs::File::open(host.proc("kallsyms")).ok()?;
+    let mut functions: Vec<(u64, String)> = BufReader::new(file)
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| {
+            let (address, name) = symbol(&line)?;
+            let kind = line.split_ascii_whitespace().nth(1)?;
+            let text = matches!(kind, "t" | "T" | "w" | "W") && address != 0;
+            text.then(|| (address, name.to_owned()))
+        })
+        .collect();
+    functions.sort_unstable();
+    (!functions.is_empty()).then_some(functions)
+}
+
 /// `ffffffff81000000 T _text`, of the kernel itself: a module's lines end in `[module]`.
 fn symbol(line: &str) -> Option<(u64, &str)> {
     let mut words = line.split_ascii_whitespace();
@@ -36,7 +57,7 @@ fn symbol(line: &str) -> Option<(u64, &str)> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{addresses, symbol};
+    use super::{addresses, functions, symbol};
     use crate::host::Host;
 
     #[test]
@@ -50,6 +71,7 @@ mod tests {
         let host = Host::new(dir.path());
         let found = addresses(&host, ["vmemmap_base", "hidden", "missing", "_text"]);
         assert_eq!(found, [Some(0xffff_ffff_82a0_0018), None, None, Some(0xffff_ffff_8100_0000)]);
+        assert_eq!(functions(&host), Some(vec![(0xffff_ffff_8100_0000, "_text".to_owned())]));
     }
 
     proptest! {

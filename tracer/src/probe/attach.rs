@@ -34,38 +34,44 @@ const LIFE: [&str; 7] = [
 const CGROUPS: [&str; 4] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release", "cgroup_attach_task"];
 
 /// `(program, event)` of the allocations that the configuration asks for.
-fn allocations(
-    config_sizes: bool,
-    caches: bool,
-    layout: &Layout,
-) -> Vec<(&'static str, &'static str)> {
+fn allocations(config: &Config, layout: &Layout) -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
     // The first of a pair is attached first, so that it is called first.
-    if config_sizes {
+    if !config.sizes.is_empty() {
         for &event in &layout.kmalloc_events {
             list.extend(layout.kmalloc.map(|program| (program, event)));
         }
     }
-    if caches {
+    if config.caches {
         for &event in &layout.cache_events {
             list.extend(layout.cache.map(|program| (program, event)));
         }
     }
+    if config.pages {
+        list.extend(["mm_page_alloc", "mm_page_alloc_second"].map(|p| (p, "mm_page_alloc")));
+    }
+    if config.percpu {
+        let pair = layout.percpu.into_iter().flatten();
+        list.extend(pair.map(|program| (program, "percpu_alloc_percpu")));
+    }
     list
 }
 
-/// `(program, event)` of the frees that the configuration asks for, the first of a pair first.
+/// `(program, event)` of the frees, the first of a pair first.
 fn frees(config: &Config, layout: &Layout) -> Vec<(&'static str, &'static str)> {
-    if config.scope == Scope::Cgroups {
-        return Vec::new();
+    let mut list = Vec::new();
+    if config.slab() {
+        list.extend(["kfree", "kfree_second"].map(|program| (program, "kfree")));
+        list.extend(layout.cache_free.map(|program| (program, "kmem_cache_free")));
     }
-    let [first, second] = layout.cache_free;
-    vec![
-        ("kfree", "kfree"),
-        ("kfree_second", "kfree"),
-        (first, "kmem_cache_free"),
-        (second, "kmem_cache_free"),
-    ]
+    if config.pages {
+        list.extend(["mm_page_free", "mm_page_free_second"].map(|p| (p, "mm_page_free")));
+    }
+    if config.percpu {
+        let pair = ["percpu_free_percpu", "percpu_free_percpu_second"];
+        list.extend(pair.map(|program| (program, "percpu_free_percpu")));
+    }
+    list
 }
 
 /// Whether a program is the first of a pair.
@@ -96,11 +102,11 @@ pub(super) fn load_programs(
     config: &Config,
     layout: &Layout,
 ) -> Result<(), Error> {
-    let mut names: Vec<&str> = allocations(!config.sizes.is_empty(), config.caches, layout)
+    let mut names: Vec<&str> = allocations(config, layout)
         .into_iter()
+        .chain(frees(config, layout))
         .map(|(program, _)| program)
         .collect();
-    names.extend(frees(config, layout).into_iter().map(|(program, _)| program));
     names.extend(life(config, layout));
     names.push("lies_in");
     names.sort_unstable();
@@ -153,7 +159,7 @@ impl Probe {
             self.links.life.push(attach(&mut self.ebpf, event, event)?);
         }
         let links = &mut self.links;
-        if config.scope != Scope::Cgroups {
+        if config.slab() {
             self.free_mode =
                 functions::attach(&mut self.ebpf, &self.layout, &config.btf, &mut links.functions);
         }
@@ -165,7 +171,7 @@ impl Probe {
                 links.frees.push(attach(&mut self.ebpf, program, event)?);
             }
         }
-        for (program, event) in allocations(!config.sizes.is_empty(), self.caches, &self.layout) {
+        for (program, event) in allocations(config, &self.layout) {
             self.links.allocations.push(attach(&mut self.ebpf, program, event)?);
         }
         Ok(())

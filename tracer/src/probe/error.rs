@@ -57,6 +57,11 @@ pub enum Error {
         /// Where BTF was looked for.
         btf: PathBuf,
     },
+    /// `--kind percpu` on a kernel without its events.
+    #[error(
+        "this kernel's `percpu_alloc_percpu` tracepoint is missing or has a shape that kleak does not know, so --kind percpu cannot be had; please report it with the output of:\n  uname -r; cat /sys/kernel/tracing/events/percpu/percpu_alloc_percpu/format"
+    )]
+    NoPerCpuEvents,
     /// The kernel refused the programs or maps.
     #[error("the kernel refused {what}: {cause}{advice}")]
     Refused {

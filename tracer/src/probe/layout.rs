@@ -26,6 +26,8 @@ pub struct Layout {
     /// Whether that event may fire after the free, when another CPU may have been given the address
     /// (up to 5.16; told by the cache that it does not name, so up to 5.19).
     pub frees_fire_late: bool,
+    /// The pair of programs for the `percpu_alloc_percpu` event; `None` where its shape is not known.
+    pub percpu: Option<[&'static str; 2]>,
     /// Whether the offsets come from BTF.
     pub btf: bool,
     /// Struct offsets.
@@ -49,6 +51,11 @@ const CACHE_FREE_NAMED: [&str; 2] = ["kmem_cache_free_named", "kmem_cache_free_n
 /// Before.
 const CACHE_UNNAMED: [&str; 2] = ["kmem_cache_alloc_unnamed", "kmem_cache_alloc_unnamed_second"];
 const CACHE_FREE_UNNAMED: [&str; 2] = ["kmem_cache_free", "kmem_cache_free_second"];
+
+/// From 5.19, where the event begins with the call site and ends with the flags.
+const PERCPU: [&str; 2] = ["percpu_alloc_percpu", "percpu_alloc_percpu_second"];
+/// Before.
+const PERCPU_NAMELESS: [&str; 2] = ["percpu_alloc_nameless", "percpu_alloc_nameless_second"];
 
 /// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
 /// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they
@@ -97,6 +104,11 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
         named,
         cache_free: if free_named { CACHE_FREE_NAMED } else { CACHE_FREE_UNNAMED },
         frees_fire_late: !free_named,
+        percpu: types.tracepoint("percpu_alloc_percpu").and_then(|args| match args.len() {
+            7 => Some(PERCPU_NAMELESS),
+            10 => Some(PERCPU),
+            _ => None,
+        }),
         btf: true,
         offsets: offsets(types),
         stack_size: types.size("thread_union"),
@@ -179,12 +191,25 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
         cache_free: CACHE_FREE_UNNAMED,
         // The `_node` twins went with 6.1, two releases after the free was mended.
         frees_fire_late: twins,
+        percpu: percpu_from_tracefs(kmem),
         btf: false,
         offsets: Offsets::NONE,
         stack_size: None,
         page_struct: None,
         gfp: GFP,
     })
+}
+
+/// `call_site` came as the first field of the event, and as its first argument, in 5.19
+/// (`include/trace/events/percpu.h`).
+fn percpu_from_tracefs(kmem: &Path) -> Option<[&'static str; 2]> {
+    let format = kmem.parent()?.join("percpu/percpu_alloc_percpu/format");
+    let format = std::fs::read_to_string(format).ok()?;
+    let has = |field: &str| format.contains(&format!(" {field};"));
+    if !(has("size") && has("base_addr") && has("off")) {
+        return None;
+    }
+    Some(if has("call_site") { PERCPU } else { PERCPU_NAMELESS })
 }
 
 #[cfg(test)]
@@ -214,6 +239,21 @@ mod tests {
         assert_eq!(v6_0.kmalloc, super::KMALLOC_6_0);
         let new = from_tracefs(tree(false, "\tfield:bool accounted;\n").path()).unwrap();
         assert_eq!((new.kmalloc, new.kmalloc_events.len()), (super::KMALLOC, 1));
+    }
+
+    #[test]
+    fn tracefs_tells_whether_per_cpu_allocations_have_a_call_site() {
+        let dir = tempfile::tempdir().unwrap();
+        let kmem = dir.path().join("kmem");
+        assert_eq!(super::percpu_from_tracefs(&kmem), None);
+        let event = dir.path().join("percpu/percpu_alloc_percpu");
+        std::fs::create_dir_all(&event).unwrap();
+        let old = "\tfield:size_t size;\n\tfield:void * base_addr;\n\tfield:int off;\n";
+        std::fs::write(event.join("format"), old).unwrap();
+        assert_eq!(super::percpu_from_tracefs(&kmem), Some(super::PERCPU_NAMELESS));
+        let new = format!("\tfield:unsigned long call_site;\n{old}");
+        std::fs::write(event.join("format"), new).unwrap();
+        assert_eq!(super::percpu_from_tracefs(&kmem), Some(super::PERCPU));
     }
 
     #[test]

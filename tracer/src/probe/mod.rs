@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
-use kleak_common::{Offsets, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+use kleak_common::{CallPath, Offsets, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
 
 use crate::host::{Host, kallsyms};
 
@@ -81,6 +81,7 @@ pub enum Scope {
 
 /// What to trace, and how.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each switches one thing on, in any combination")]
 pub struct Config {
     /// kmalloc sizes to follow, bytes as the kernel rounds them; empty for no kmalloc at all.
     pub sizes: Vec<u64>,
@@ -88,6 +89,14 @@ pub struct Config {
     pub caches: bool,
     /// What is attached at all.
     pub scope: Scope,
+    /// Follow pages.
+    pub pages: bool,
+    /// Follow per-CPU memory.
+    pub percpu: bool,
+    /// Which functions are which allocator's, for the callers of the latter two.
+    pub call_path: Box<CallPath>,
+    /// Possible CPUs.
+    pub possible_cpus: u32,
     /// Kernel stacks.
     pub stacks: Stacks,
     /// User stacks too.
@@ -130,12 +139,22 @@ impl Config {
             stacks: Stacks::Off,
             user_stacks: false,
             max_objects: 1,
+            pages: false,
+            percpu: false,
+            call_path: Box::new(CallPath::NONE),
+            possible_cpus: 1,
             follow_family: false,
             cgroups,
             stack_size: None,
             btf,
             tracefs,
         }
+    }
+
+    /// Whether memory of the slab allocator is followed.
+    #[must_use]
+    pub fn slab(&self) -> bool {
+        !self.sizes.is_empty() || self.caches
     }
 
     /// Usual places of BTF and tracefs.
@@ -188,6 +207,9 @@ impl Probe {
         if config.follow_family && !layout.btf {
             return Err(Error::NoFamily);
         }
+        if config.percpu && layout.percpu.is_none() {
+            return Err(Error::NoPerCpuEvents);
+        }
         sys::lift_memlock();
         let mut sizes = [0_u8; SIZE_SLOTS];
         for &size in &config.sizes {
@@ -203,6 +225,7 @@ impl Probe {
             .override_global("SETTINGS", &settings, true)
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("SIZES", sizes.as_slice(), true)
+            .override_global("CALL_PATH", config.call_path.as_ref(), true)
             .map_max_entries("OBJECTS", config.max_objects)
             .map_max_entries("SITES", few(allocations, MAX_SITES))
             .map_max_entries("COUNTS", few(allocations, MAX_SITES))
@@ -307,6 +330,13 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
         cgroup_source: source,
         memory_hierarchy: hierarchy,
         page_struct: layout.page_struct.unwrap_or(0),
+        page_shift: page_shift(),
+        struct_page_shift: layout
+            .page_struct
+            .filter(|size| size.is_power_of_two())
+            .map_or(0, u32::trailing_zeros),
+        possible_cpus: config.possible_cpus,
+        _pad: 0,
     }
 }
 
@@ -338,6 +368,13 @@ fn free_mask(config: &Config) -> u64 {
         .map(|&size| if size.is_power_of_two() { size.min(4096) } else { 8 })
         .min();
     align.unwrap_or(8).max(8) - 1
+}
+
+/// log2 of the bytes of a page.
+#[must_use]
+pub(crate) fn page_shift() -> u32 {
+    let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.filter(|&bytes| bytes > 0).map_or(12, i64::trailing_zeros)
 }
 
 /// Not secret, but not to be guessed from outside either.
@@ -392,6 +429,10 @@ mod tests {
             sizes: sizes.to_vec(),
             caches,
             scope: Scope::Allocations,
+            pages: false,
+            percpu: false,
+            call_path: Box::new(kleak_common::CallPath::NONE),
+            possible_cpus: 1,
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,

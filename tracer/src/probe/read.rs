@@ -180,7 +180,8 @@ impl Probe {
                 return;
             };
             for counts in value.chunks_exact(each).filter_map(sys::record::<SiteCounts>) {
-                facts.allocated += counts.allocated;
+                // One CPU's may be below zero: see `reported_again` of the kernel side.
+                facts.allocated = facts.allocated.wrapping_add(counts.allocated);
                 facts.untracked += counts.untracked;
                 facts.reused += counts.reused;
             }

@@ -1,10 +1,12 @@
 //! `--fail-on`: a condition on the report that makes kleak exit with a status of its own, with the
 //! guilty in the message, so that a test run can fail on a kernel leak.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Owner, OwnerRow, Report, human, names};
+use super::ledger::Ledger;
+use super::{OwnerRow, Report, human, names};
 
 /// A condition such as `growth>1MiB/min`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,36 +125,44 @@ impl fmt::Display for Condition {
 impl Condition {
     /// One sentence that says how the condition holds and who is guilty; `None` when it does not
     /// hold, or when what it measures is unknown (a rate needs two points in time).
+    ///
+    /// Slab memory, pages and per-CPU memory are judged each by itself, as one is made of the other.
     pub fn evaluate(&self, report: &Report) -> Option<String> {
+        let mut books: BTreeMap<Ledger, Vec<&OwnerRow>> = BTreeMap::new();
+        for row in &report.owners {
+            books.entry(Ledger::of_cache(&row.cache)).or_default().push(row);
+        }
+        // A report without rows is judged too: nothing was left behind.
+        books.entry(Ledger::default()).or_default();
         let found = match self.limit {
-            Limit::Growth(limit) => {
-                let bytes = sum(report.owners.iter().map(followed_bytes));
+            Limit::Growth(limit) => books.values().find_map(|rows| {
+                let bytes = sum(rows.iter().map(|row| followed_bytes(row)));
                 self.passes(bytes as f64, limit)?;
-                left_behind(report, &human::bytes(bytes))
-            }
-            Limit::Objects(limit) => {
-                let objects = sum(report.owners.iter().map(followed_objects));
+                Some(left_behind(report, rows, &human::bytes(bytes)))
+            })?,
+            Limit::Objects(limit) => books.values().find_map(|rows| {
+                let objects = sum(rows.iter().map(|row| followed_objects(row)));
                 self.passes_count(objects, limit)?;
-                left_behind(report, &human::counted(objects, "object"))
-            }
-            Limit::Rate(limit, per) => {
+                Some(left_behind(report, rows, &human::counted(objects, "object")))
+            })?,
+            Limit::Rate(limit, per) => books.values().find_map(|rows| {
                 let rates = || {
-                    let rows = report.owners.iter().filter(|row| !doubtful(row));
+                    let rows = rows.iter().filter(|row| !doubtful(row));
                     rows.filter_map(|row| row.growth_bytes_per_s)
                 };
                 rates().next()?;
                 let rate: f64 = rates().filter(|rate| *rate > 0.0).sum::<f64>() * per.seconds();
                 self.passes(rate, limit)?;
-                let top = report.owners.iter().max_by(|a, b| {
+                let top = rows.iter().max_by(|a, b| {
                     let key = |rate: Option<f64>| rate.unwrap_or(f64::NEG_INFINITY);
                     key(a.growth_bytes_per_s).total_cmp(&key(b.growth_bytes_per_s))
                 });
                 let growth = format!("growing by {}/{}", human::size(rate), per.name());
-                match top {
-                    Some(row) => blame(report, &growth, &row.owner, &row.stacks),
+                Some(match top {
+                    Some(row) => blame(report, rows, &growth, row),
                     None => growth,
-                }
-            }
+                })
+            })?,
             Limit::Share(limit) => {
                 let share = report.verdict.share?;
                 self.passes(share, limit)?;
@@ -236,19 +246,20 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
 }
 
 /// `amount left behind`, and by whom.
-fn left_behind(report: &Report, amount: &str) -> String {
+fn left_behind(report: &Report, rows: &[&OwnerRow], amount: &str) -> String {
     let what = format!("{amount} left behind");
-    match report.owners.iter().max_by_key(|row| followed_bytes(row)) {
-        Some(row) => blame(report, &what, &row.owner, &row.stacks),
+    match rows.iter().max_by_key(|row| followed_bytes(row)) {
+        Some(row) => blame(report, rows, &what, row),
         None => what,
     }
 }
 
 /// `what by owner, through its stack`; only "most by" when others have a part in it.
-fn blame(report: &Report, what: &str, owner: &Owner, stacks: &[u32]) -> String {
-    let alone = report.owners.iter().all(|row| row.owner == *owner);
+fn blame(report: &Report, rows: &[&OwnerRow], what: &str, guilty: &OwnerRow) -> String {
+    let alone = rows.iter().all(|row| row.owner == guilty.owner);
     let (comma, most) = if alone { ("", "") } else { (",", " most") };
-    format!("{what}{comma}{most} by {}{}", names::who(owner), through(report, stacks))
+    let owner = names::who(&guilty.owner);
+    format!("{what}{comma}{most} by {owner}{}", through(report, &guilty.stacks))
 }
 
 /// `, most through load_msg < do_msgsnd`: callee before caller, as in the report.

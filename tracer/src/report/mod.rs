@@ -6,6 +6,7 @@
 pub mod fail_on;
 pub mod human;
 pub mod json;
+pub mod ledger;
 pub mod names;
 pub mod sanitize;
 pub mod text;
@@ -71,7 +72,7 @@ pub struct Host {
 pub struct Filter {
     /// Size classes, bytes.
     pub size_classes: Vec<u64>,
-    /// `kmalloc`, `cache`.
+    /// `kmalloc`, `cache`, `page`, `percpu`.
     pub kinds: Vec<String>,
     /// `--cache`.
     pub caches: Vec<String>,
@@ -157,7 +158,8 @@ pub struct Owner {
 /// A slab cache.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct CacheRow {
-    /// As in `/proc/slabinfo`.
+    /// As in `/proc/slabinfo`; [`ledger::page_cache`] and [`ledger::percpu_cache`] for what is in no
+    /// slab cache.
     pub name: String,
     /// Other names of the same cache: the kernel merges caches of one shape, and whose objects they
     /// are only the call sites tell. Empty where it was not merged, or cannot be told.
@@ -174,7 +176,8 @@ pub struct CacheRow {
     /// of which cache a freed object was.
     pub older_frees_objects: Option<u64>,
     /// Traced growth over the kernel's, which is increased by the frees of older objects where those
-    /// are known; `null` when the kernel's is too small to compare.
+    /// are known; `null` when the kernel's is too small to compare. Of per-CPU memory: all of it over
+    /// the growth of `Percpu` in `/proc/meminfo`.
     pub explained: Option<f64>,
 }
 
@@ -193,12 +196,13 @@ pub struct OwnerRow {
     pub outstanding_objects: u64,
     /// The same in bytes of slab.
     pub outstanding_bytes: u64,
-    /// The same in bytes asked for.
+    /// The same in bytes asked for; of pages and per-CPU memory, the bytes that are left.
     pub requested_bytes: u64,
     /// Of those outstanding, objects that are freed by a path that cannot be followed here, and that
     /// the kernel's own count does not confirm: no evidence of a leak.
     pub unfollowed_objects: u64,
-    /// Share of all residue shown, 0 to 1.
+    /// Share of all residue shown, 0 to 1: of slab memory, pages or per-CPU memory, never of the
+    /// sum of two of them, as one is made of the other.
     pub share: f64,
     /// Slope of the residue over the window; `null` with fewer than two points in time.
     pub growth_bytes_per_s: Option<f64>,

@@ -1,7 +1,10 @@
 //! What to call an owner and where it lives, safe to print.
 
+use kleak_common::role;
+
 use super::sanitize::terminal;
 use super::{Owner, Report, StackRow};
+use crate::resolve::roles;
 
 /// The owner in a word: `kubelet[1165]`, `[softirq]`, a pod, a cgroup, whatever its row stands for.
 pub fn who(owner: &Owner) -> String {
@@ -77,8 +80,11 @@ pub(super) fn main_stack<'a>(report: &'a Report, ids: &[u32]) -> Option<&'a Stac
     ids.iter().find_map(|id| report.stacks.iter().find(|stack| stack.id == *id))
 }
 
-/// Whether a frame is the slab allocator itself, which is on every stack and tells nothing.
+/// Whether a frame is an allocator itself, which is on every stack and tells nothing.
 fn is_allocator(frame: &str) -> bool {
+    if roles::role(frame) != role::OTHER {
+        return true;
+    }
     let frame = frame.trim_start_matches('_');
     [
         "kmalloc",

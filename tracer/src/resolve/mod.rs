@@ -4,4 +4,5 @@ pub mod cgroup_path;
 pub mod cgroups;
 pub mod machine;
 pub mod owners;
+pub mod roles;
 pub mod symbols;

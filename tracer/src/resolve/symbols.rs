@@ -10,6 +10,17 @@ use blazesym::{
 use hashbrown::HashMap;
 use kleak_common::context;
 
+use super::roles;
+
+/// Where a kernel stack begins for a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaf {
+    /// One function before this return address: the allocator that it called.
+    Caller(u64),
+    /// The first function of this [`kleak_common::role`]: an allocator that is reached through several.
+    Role(u8),
+}
+
 /// Looks up kernel functions, and remembers them.
 pub struct KernelSymbols {
     symbolizer: Symbolizer,
@@ -53,10 +64,19 @@ impl KernelSymbols {
     ///
     /// In an interrupt, the frames below its entry are of the task that it interrupted, and are
     /// left out too.
-    pub fn frames(&mut self, addresses: &[u64], call_site: u64, context: u8) -> Vec<String> {
-        let from = match addresses.iter().position(|&address| address == call_site) {
+    pub fn frames(&mut self, addresses: &[u64], leaf: Leaf, context: u8) -> Vec<String> {
+        let from = match leaf {
             // One before the caller is the allocator.
-            Some(caller) => caller.saturating_sub(1),
+            Leaf::Caller(call_site) => addresses
+                .iter()
+                .position(|&address| address == call_site)
+                .map(|caller| caller.saturating_sub(1)),
+            Leaf::Role(role) => addresses
+                .iter()
+                .position(|&a| self.lookup(a).is_some_and(|name| roles::role(&name) == role)),
+        };
+        let from = match from {
+            Some(from) => from,
             None => addresses
                 .iter()
                 .position(|&address| self.lookup(address).is_none_or(|name| !is_tracing(&name)))
@@ -141,8 +161,8 @@ impl UserSymbols {
 
 #[cfg(test)]
 mod tests {
-    use super::{KernelSymbols, is_tracing};
-    use kleak_common::context;
+    use super::{KernelSymbols, Leaf, is_tracing};
+    use kleak_common::{context, role};
 
     fn symbols(names: &[(u64, &str)]) -> KernelSymbols {
         let mut symbols = KernelSymbols::default();
@@ -160,14 +180,29 @@ mod tests {
             (5, "do_msgsnd"),
         ]);
         let whole = ["__kmalloc_noprof", "load_msg", "do_msgsnd"];
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 4, 0), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(4), 0), whole);
         // The second stack map skips our own frame.
-        assert_eq!(symbols.frames(&[2, 3, 4, 5], 4, 0), whole);
+        assert_eq!(symbols.frames(&[2, 3, 4, 5], Leaf::Caller(4), 0), whole);
         // A call site that is not in the stack: tracing frames go by name.
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], 99, 0), whole);
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(99), 0), whole);
         // The tracepoint fires in the caller itself.
-        assert_eq!(symbols.frames(&[1, 2, 4, 5], 4, 0), ["load_msg", "do_msgsnd"]);
-        assert!(symbols.frames(&[], 4, 0).is_empty());
+        assert_eq!(symbols.frames(&[1, 2, 4, 5], Leaf::Caller(4), 0), ["load_msg", "do_msgsnd"]);
+        assert!(symbols.frames(&[], Leaf::Caller(4), 0).is_empty());
+    }
+
+    #[test]
+    fn a_stack_of_pages_starts_where_the_page_allocator_does() {
+        let mut symbols = symbols(&[
+            (1, "bpf_prog_0123456789abcdef_mm_page_alloc"),
+            (2, "bpf_trace_run4"),
+            (3, "__alloc_frozen_pages_noprof"),
+            (4, "alloc_pages_noprof"),
+            (5, "anon_pipe_write"),
+        ]);
+        let whole = ["__alloc_frozen_pages_noprof", "alloc_pages_noprof", "anon_pipe_write"];
+        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Role(role::PAGES), 0), whole);
+        // A kernel whose page allocator has names that are not known.
+        assert_eq!(symbols.frames(&[1, 2, 5], Leaf::Role(role::PAGES), 0), ["anon_pipe_write"]);
     }
 
     #[test]
@@ -182,9 +217,12 @@ mod tests {
         ]);
         let all = [1, 2, 3, 4, 5, 6];
         let softirq = ["__kmalloc_noprof", "___neigh_create", "handle_softirqs"];
-        assert_eq!(symbols.frames(&all, 2, context::SOFTIRQ), softirq);
-        assert_eq!(symbols.frames(&all, 2, context::HARDIRQ).last().unwrap(), "common_interrupt");
-        assert_eq!(symbols.frames(&all, 2, context::TASK).len(), 6);
+        assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::SOFTIRQ), softirq);
+        assert_eq!(
+            symbols.frames(&all, Leaf::Caller(2), context::HARDIRQ).last().unwrap(),
+            "common_interrupt"
+        );
+        assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::TASK).len(), 6);
     }
 
     #[test]

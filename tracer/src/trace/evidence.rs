@@ -1,18 +1,21 @@
 //! From a snapshot to evidence: names for everything that the report may show.
 
 use hashbrown::{HashMap, HashSet};
-use kleak_common::cache_state;
+use kleak_common::{Site, cache_state, kind, role};
 
 use super::plan::Plan;
 use crate::{
     analyse::{Evidence, Point, SlabCount},
     host::{classes::size_in_name, meminfo, slabinfo, system},
     probe::{self, Probe},
-    report::{Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode},
+    report::{
+        Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode,
+        ledger::{page_cache, percpu_cache},
+    },
     resolve::{
         cgroups::Cgroups,
         machine, owners,
-        symbols::{KernelSymbols, UserSymbols},
+        symbols::{KernelSymbols, Leaf, UserSymbols},
     },
     snapshot::Snapshot,
 };
@@ -25,6 +28,7 @@ pub(super) struct Resolver {
     /// User stacks by site and id, looked up while the process lived.
     user_stacks: HashMap<(u64, i32), Vec<String>>,
     slab_before: HashMap<String, SlabCount>,
+    percpu_before: Option<u64>,
     host: HostFacts,
     cpus: u32,
 }
@@ -38,6 +42,7 @@ impl Resolver {
             user: UserSymbols::default(),
             user_stacks: HashMap::new(),
             slab_before: HashMap::new(),
+            percpu_before: None,
             host: machine::of(&plan.host, &plan.layout),
             cpus: system::possible_cpus(&plan.host).unwrap_or(1),
         }
@@ -46,6 +51,7 @@ impl Resolver {
     /// Reads the slab allocator's own counts, right before counting starts.
     pub(super) fn read_slab_before(&mut self, plan: &Plan) {
         self.slab_before = slab_counts(plan);
+        self.percpu_before = meminfo::read(&plan.host).ok().and_then(|info| info.percpu);
     }
 
     /// Looks up user stacks whose process still lives.
@@ -80,7 +86,8 @@ impl Resolver {
         let user_stacks = self.user_stacks(&snapshot, probe);
         let call_sites = self.call_sites(&snapshot, &mut notes);
         let slab_after = slab_counts(plan);
-        if slab_after.is_empty() {
+        let meminfo = meminfo::read(&plan.host).unwrap_or_default();
+        if slab_after.is_empty() && plan.config.slab() {
             notes.push(
                 "/proc/slabinfo cannot be read, so nothing confirms or contradicts these counts"
                     .to_owned(),
@@ -101,7 +108,8 @@ impl Resolver {
             call_sites,
             slab_before: self.slab_before.clone(),
             slab_after,
-            mem_available_bytes: meminfo::read(&plan.host).ok().and_then(|m| m.mem_available),
+            percpu_growth_bytes: growth(self.percpu_before, meminfo.percpu),
+            mem_available_bytes: meminfo.mem_available,
             cpus: self.cpus,
             mode: mode(probe),
             loss: loss(&snapshot, plan, older_frees.as_ref()),
@@ -134,7 +142,9 @@ impl Resolver {
         let mut unwanted = HashSet::new();
         for (&key, facts) in &snapshot.sites {
             let site = &facts.site;
-            let (name, wanted) = if site.cache == 0 {
+            let (name, wanted) = if site.kind > kind::CACHE {
+                (self.name_of_memory(site), true)
+            } else if site.cache == 0 {
                 let size = u64::from(site.size);
                 // Its own name is exact; flags and call site tell as much as they can.
                 let name = snapshot.caches.get(&site.slab).map_or_else(
@@ -170,6 +180,16 @@ impl Resolver {
         names
     }
 
+    /// What pages and per-CPU memory are called.
+    fn name_of_memory(&self, site: &Site) -> String {
+        if site.kind == kind::PAGE {
+            let order = site.size.trailing_zeros().saturating_sub(probe::page_shift());
+            page_cache(order, site.flavour, site.origin)
+        } else {
+            percpu_cache(u64::from(site.size / self.cpus.max(1)))
+        }
+    }
+
     fn kernel_stacks(&mut self, snapshot: &Snapshot, probe: &Probe) -> HashMap<i32, Vec<String>> {
         let mut stacks = HashMap::new();
         for key in snapshot.groups.keys().filter(|key| key.kernel_stack >= 0) {
@@ -178,7 +198,12 @@ impl Resolver {
             }
             let Some(addresses) = probe.kernel_stack(key.kernel_stack) else { continue };
             let site = snapshot.sites.get(&key.site).map(|facts| facts.site).unwrap_or_default();
-            let frames = self.kernel.frames(&addresses, site.call_site, site.context);
+            let leaf = match site.kind {
+                kind::PAGE => Leaf::Role(role::PAGES),
+                kind::PERCPU => Leaf::Role(role::PERCPU),
+                _ => Leaf::Caller(site.call_site),
+            };
+            let frames = self.kernel.frames(&addresses, leaf, site.context);
             stacks.insert(key.kernel_stack, frames);
         }
         stacks
@@ -203,6 +228,10 @@ impl Resolver {
         let mut nameless = 0_usize;
         for facts in snapshot.sites.values() {
             let address = facts.site.call_site;
+            if address == 0 {
+                names.insert(0, "unknown".to_owned());
+                continue;
+            }
             nameless += usize::from(self.kernel.lookup(address).is_none());
             names.insert(address, self.kernel.name(address));
         }
@@ -215,6 +244,12 @@ impl Resolver {
         }
         names
     }
+}
+
+/// How much more there is than before; `None` when one of them is not known.
+fn growth(before: Option<u64>, after: Option<u64>) -> Option<i64> {
+    let growth = i128::from(after?) - i128::from(before?);
+    i64::try_from(growth).ok()
 }
 
 /// What a reader has to know about this kernel and these tables.

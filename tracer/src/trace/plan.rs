@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
-use kleak_common::flavour;
+use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 
 use super::Failure;
 use crate::{
@@ -14,11 +14,13 @@ use crate::{
         Host,
         cgroup::CgroupLayout,
         classes::{self, Classes},
+        kallsyms,
         meminfo::MemInfo,
         system,
     },
     probe::{self, CgroupSource},
     report::{Filter, fail_on::Condition, names},
+    resolve::roles,
 };
 
 /// Share of `MemAvailable` that the maps take by default at the most: the node is short of memory,
@@ -102,10 +104,22 @@ impl Plan {
         let choice = choose(args, &classes, &host, &mut remarks)?;
         let max_objects = max_objects(args, &meminfo, &mut remarks)?;
         let (btf, tracefs) = probe::Config::usual_places();
+        let (pages, percpu) = (args.kind.contains(&Kind::Page), args.kind.contains(&Kind::Percpu));
         let config = probe::Config {
             sizes: choice.slots.clone(),
             caches: choice.named,
             scope: probe::Scope::Allocations,
+            pages,
+            percpu,
+            // Large kmallocs are reported twice by some kernels, once by kmalloc itself.
+            call_path: Box::new(
+                if pages || percpu || choice.slots.iter().any(|&s| s > LARGEST_CACHED) {
+                    call_path(&host, &mut remarks)
+                } else {
+                    CallPath::NONE
+                },
+            ),
+            possible_cpus: system::possible_cpus(&host)?,
             stacks: args.stacks.into(),
             user_stacks: args.user_stacks,
             max_objects,
@@ -178,6 +192,21 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
         return usage("--pid and a COMMAND exclude each other: the report is of the command");
     }
     Ok(())
+}
+
+/// Which functions are which allocator's; without, pages have no caller, and which of them the slab
+/// allocator took cannot be told.
+fn call_path(host: &Host, remarks: &mut Vec<String>) -> CallPath {
+    let found = kallsyms::functions(host).and_then(|functions| roles::call_path(&functions));
+    found.unwrap_or_else(|| {
+        remarks.push(
+            "kernel functions have no addresses in /proc/kallsyms: who called the page allocator is \
+             not known, slab pages are not told from others, and a kmalloc above 8 KiB may count \
+             twice; run as root, or: sysctl kernel.kptr_restrict=1"
+                .to_owned(),
+        );
+        CallPath::NONE
+    })
 }
 
 /// What is followed.
@@ -351,6 +380,11 @@ fn filter(args: &TraceArgs, classes: &Classes, choice: &Choice) -> Filter {
     }
     if choice.named {
         kinds.push("cache".to_owned());
+    }
+    for (kind, name) in [(Kind::Page, "page"), (Kind::Percpu, "percpu")] {
+        if args.kind.contains(&kind) {
+            kinds.push(name.to_owned());
+        }
     }
     tracing::debug!(classes = ?choice.classes, known = classes.names().len(), "following");
     Filter {

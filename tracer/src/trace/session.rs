@@ -129,7 +129,13 @@ fn attached_line(plan: &Plan, probe: &Probe) -> String {
     } else {
         String::new()
     };
-    let what: Vec<String> = [sizes, caches].into_iter().filter(|part| !part.is_empty()).collect();
+    let followed = |kind: &str, what: &str| {
+        let named = filter.kinds.iter().any(|name| name == kind);
+        if named { what.to_owned() } else { String::new() }
+    };
+    let others = [followed("page", "pages"), followed("percpu", "per-CPU memory")];
+    let what: Vec<String> =
+        [sizes, caches].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
     format!(
         "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}; kleak itself is left out",
         what.join(" and "),

@@ -1,7 +1,7 @@
 //! The table of owners.
 
 use super::super::sanitize::terminal;
-use super::super::{OwnerRow, Report, human, names};
+use super::super::{OwnerRow, Report, human, ledger, names};
 use super::layout::{Page, Paint, shorten, sparkline};
 use super::table::{Column, GAP, lay_out, squeeze, taken};
 
@@ -36,9 +36,9 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
         }
     }
     if let Some(rest) = holders.get(rows.len()..).filter(|rest| !rest.is_empty()) {
-        let bytes = rest.iter().fold(0, |sum: u64, row| sum.saturating_add(row.outstanding_bytes));
+        let bytes = ledger::sums(rest.iter().map(|row| (&*row.cache, row.outstanding_bytes)));
         let hold = if rest.len() == 1 { "holds" } else { "hold" };
-        let line = format!("… {} more {hold} {} (--top)", rest.len(), human::bytes(bytes));
+        let line = format!("… {} more {hold} {} (--top)", rest.len(), ledger::words(&bytes));
         page.line(Paint::Dim, &line);
     }
     if rows.iter().any(has_exited) {

@@ -1,5 +1,8 @@
 //! The code paths.
 
+use std::collections::BTreeMap;
+
+use super::super::ledger::{self, Ledger};
 use super::super::sanitize::terminal;
 use super::super::{Report, StackRow, human, names};
 use super::layout::{Page, Paint, shorten};
@@ -17,14 +20,14 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
         }
         return;
     }
-    let total = total(report);
+    let totals = totals(report);
     page.heading("Stacks, innermost function first");
     let shown = report.stacks.get(..top).unwrap_or(&report.stacks);
     for (i, stack) in shown.iter().enumerate() {
         if i > 0 {
             page.line(Paint::Plain, "");
         }
-        page.paragraph(Paint::Plain, "  ", &title(stack, total));
+        page.paragraph(Paint::Plain, "  ", &title(stack, &totals));
         frames(&stack.kernel, page);
         if !stack.user.is_empty() {
             page.line(Paint::Dim, &format!("{INDENT}-- user space --"));
@@ -36,28 +39,31 @@ pub(super) fn render(report: &Report, top: usize, page: &mut Page) {
     }
     let rest = report.stacks.get(shown.len()..).unwrap_or_default();
     if !rest.is_empty() {
-        let bytes = rest.iter().fold(0, |sum: u64, s| sum.saturating_add(s.outstanding_bytes));
+        let bytes = ledger::sums(rest.iter().map(|row| (&*row.cache, row.outstanding_bytes)));
         let stacks = if rest.len() == 1 { "stack holds" } else { "stacks hold" };
         let about = if rest.iter().any(|stack| stack.estimated) { "~" } else { "" };
         page.line(Paint::Plain, "");
-        let line = format!("  … {} more {stacks} {about}{}", rest.len(), human::bytes(bytes));
+        let line = format!("  … {} more {stacks} {about}{}", rest.len(), ledger::words(&bytes));
         page.line(Paint::Dim, &line);
     }
 }
 
-/// All that was left behind, which shares are of.
-fn total(report: &Report) -> f64 {
-    let owners = report.owners.iter().map(|row| row.outstanding_bytes as f64).sum::<f64>();
-    let stacks = report.stacks.iter().map(|row| row.outstanding_bytes as f64).sum::<f64>();
-    if owners > 0.0 { owners } else { stacks }
+/// All that was left behind, which shares are of, in each ledger.
+fn totals(report: &Report) -> BTreeMap<Ledger, u64> {
+    let owners = report.owners.iter().map(|row| (&*row.cache, row.outstanding_bytes));
+    let stacks = report.stacks.iter().map(|row| (&*row.cache, row.outstanding_bytes));
+    let mut totals = ledger::sums(stacks);
+    totals.extend(ledger::sums(owners).into_iter().filter(|(_, bytes)| *bytes > 0));
+    totals
 }
 
-fn title(stack: &StackRow, total: f64) -> String {
+fn title(stack: &StackRow, totals: &BTreeMap<Ledger, u64>) -> String {
     let about = if stack.estimated { "~" } else { "" };
     let mut parts = vec![
         format!("{about}{}", human::counted(stack.outstanding_objects, "object")),
         format!("{about}{}", human::bytes(stack.outstanding_bytes)),
     ];
+    let total = totals.get(&Ledger::of_cache(&stack.cache)).copied().unwrap_or(0) as f64;
     if total > 0.0 {
         parts.push(format!("{about}{}", human::percent(stack.outstanding_bytes as f64 / total)));
     }

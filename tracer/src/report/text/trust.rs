@@ -1,8 +1,10 @@
 //! How far the answer can be trusted: what the kernel's own count says, what was lost and what
 //! that does to the answer, and what the tracing cost.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use super::super::ledger::Ledger;
 use super::super::sanitize::terminal;
 use super::super::{CacheRow, Command, Filter, Loss, Report, human, names};
 use super::layout::{Page, Paint};
@@ -18,7 +20,13 @@ const EXPLAINED: RangeInclusive<f64> = 0.9..=1.1;
 pub(super) fn render(report: &Report, page: &mut Page) {
     page.heading("Trust");
     let mut label = "checked";
-    for cache in report.caches.iter().take(CACHES) {
+    // The kernel counts slab caches one by one, the others as a whole or not at all.
+    let mut whole = BTreeSet::new();
+    let compared = report.caches.iter().filter(|cache| {
+        let ledger = Ledger::of_cache(&cache.name);
+        ledger == Ledger::Slab || whole.insert(ledger)
+    });
+    for cache in compared.take(CACHES) {
         let (paint, text) = check(cache);
         entry(page, paint, label, &text);
         label = "";
@@ -95,6 +103,14 @@ fn entry(page: &mut Page, paint: Paint, label: &str, text: &str) {
 
 fn check(cache: &CacheRow) -> (Paint, String) {
     let name = terminal(&cache.name);
+    match Ledger::of_cache(&cache.name) {
+        Ledger::Slab => {}
+        Ledger::Pages => {
+            let text = "pages: the kernel counts them by no use that this could be compared with";
+            return (Paint::Plain, text.into());
+        }
+        Ledger::PerCpu => return check_percpu(cache.explained),
+    }
     match (cache.explained, cache.slabinfo_growth_objects) {
         (Some(explained), growth) => {
             let counted = growth.map_or_else(String::new, |growth| {
@@ -111,6 +127,17 @@ fn check(cache: &CacheRow) -> (Paint, String) {
             (Paint::Plain, format!("{name}: slabinfo has no count by this name to compare with"))
         }
     }
+}
+
+/// Per-CPU memory is compared as a whole.
+fn check_percpu(explained: Option<f64>) -> (Paint, String) {
+    let Some(explained) = explained else {
+        let text = "per-CPU memory grew too little in /proc/meminfo (Percpu) to compare";
+        return (Paint::Plain, text.into());
+    };
+    let paint = if EXPLAINED.contains(&explained) { Paint::Plain } else { Paint::Warn };
+    let part = human::percent(explained);
+    (paint, format!("explains {part} of the growth of Percpu (/proc/meminfo)"))
 }
 
 /// What was lost, each with what it does to the answer. Frees of older objects are none: nothing
