@@ -199,7 +199,7 @@ fn pinned_ones_are_dying_until_their_files_are_deleted() -> Result<()> {
     for row in &mine {
         assert_eq!(row["creator"]["pid"], maker.pid());
         assert_eq!(row["remover"]["comm"], "cg-maker");
-        assert!(number(&row["charged_bytes"])? >= 1 << 20, "{row:#}");
+        assert!(number(&row["charged_bytes"])? >= 2 << 20, "{row:#}");
         assert!(row["lived_s"].as_f64().is_some_and(|lived| lived > 0.0));
     }
     let cgroups = &while_pinned["cgroups"];
@@ -212,8 +212,8 @@ fn pinned_ones_are_dying_until_their_files_are_deleted() -> Result<()> {
         let by_kernel = place["dying"].as_u64();
         assert!(by_kernel.is_none_or(|dying| dying == PINNED), "{place:#}");
         let held = number(&place["held"]["shmem_bytes"])?;
-        let expected = PINNED << 20;
-        assert!(held.abs_diff(expected) <= expected / 5, "{held} of {expected}: {place:#}");
+        let expected = PINNED << 21;
+        assert!(held.abs_diff(expected) <= expected / 4, "{held} of {expected}: {place:#}");
         assert!(while_pinned["limit"]["used_at_most"].as_u64() < Some(PINNED + 1000));
     }
 

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::CgroupsArgs;
 use super::protocol::{self, Order};
 
-/// Bytes of a file that pins: well above what the kernel's per-CPU counters hold back.
-const PIN: usize = 1 << 20;
+/// Bytes of a file that pins: well above what the kernel's per-CPU counters hold back, which in 5.10
+/// is up to 128 KiB a cgroup and CPU.
+const PIN: usize = 2 << 20;
 
 /// `go`: makes cgroups, pins if asked to, and removes them; `drain`: deletes what pins.
 pub(super) fn run(args: &CgroupsArgs) -> Result<()> {

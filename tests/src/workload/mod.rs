@@ -168,7 +168,7 @@ struct CgroupsArgs {
     /// Do not remove them
     #[arg(long)]
     keep: bool,
-    /// Directory on a tmpfs: each cgroup is charged for a file of 1 MiB written there
+    /// Directory on a tmpfs: each cgroup is charged for a file of 2 MiB written there
     #[arg(long)]
     pin: Option<PathBuf>,
 }

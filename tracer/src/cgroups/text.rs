@@ -232,9 +232,10 @@ fn parents(report: &CgroupsReport, top: usize, page: &mut Page) {
         }),
         column("MADE", false, rows, |row| count(row.created)),
         column("REMOVED", false, rows, |row| count(row.removed)),
-        column("HELD", false, rows, |row| {
-            row.held
-                .map_or_else(|| "?".to_owned(), |held| format!("~{}", human::bytes(held.total())))
+        column("HELD", false, rows, |row| match row.held {
+            Some(held) => format!("~{}", human::bytes(held.total())),
+            None if row.dying == Some(0) || report.cgroups.dying == Some(0) => "-".to_owned(),
+            None => "?".to_owned(),
         }),
     ];
     table(page, columns, rows, |_| None);

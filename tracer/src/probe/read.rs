@@ -12,7 +12,7 @@ use kleak_common::{
     Queued, SECOND_STACKS, Site, SiteCounts, Tally, UNKNOWN_PAGES, cgroup_event,
 };
 
-use super::{BYTES_PER_OBJECT, Error, MAX_SITES, Probe, sys};
+use super::{BYTES_PER_OBJECT, CGROUP_EVENT_BYTES, Error, MAX_SITES, Probe, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
 /// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
@@ -79,7 +79,12 @@ pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
     let reckoned = u64::from(max_objects) * BYTES_PER_OBJECT;
     let of = |(name, map): (&str, &Map)| {
         let said = fd(map).and_then(sys::map_memory).unwrap_or(0);
-        if name == "OBJECTS" { said.max(reckoned) } else { said }
+        match name {
+            "OBJECTS" => said.max(reckoned),
+            // It says 0 for a ring buffer.
+            "CGROUP_EVENTS" => said.max(u64::from(CGROUP_EVENT_BYTES)),
+            _ => said,
+        }
     };
     ebpf.maps().map(of).sum()
 }
