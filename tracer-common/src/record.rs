@@ -364,6 +364,16 @@ pub mod lies_in {
     pub const NO: u32 = 2;
 }
 
+/// What the program `learn_cache` answers.
+pub mod learn {
+    /// Memory could not be read.
+    pub const FAILED: u32 = 0;
+    /// One more is entered, and there may be others.
+    pub const MORE: u32 = 1;
+    /// All are.
+    pub const DONE: u32 = 2;
+}
+
 /// What user space has decided about a slab cache.
 pub mod cache_state {
     /// Just seen; its objects are followed until user space decides.

@@ -189,6 +189,8 @@ pub struct Offsets {
     pub cache_size: u32,
     /// `kmem_cache.object_size`.
     pub cache_object_size: u32,
+    /// `kmem_cache.list`: all caches are on one list.
+    pub cache_list: u32,
     /// `page.compound_head`, `page.compound_info` from 7.1: odd in a page that is not the first of its block.
     pub page_head: u32,
     /// `slab.slab_cache` (from 5.17), or `page.slab_cache`, which lies in the same place.
@@ -220,6 +222,7 @@ impl Offsets {
         cache_name: Self::UNKNOWN,
         cache_size: Self::UNKNOWN,
         cache_object_size: Self::UNKNOWN,
+        cache_list: Self::UNKNOWN,
         page_head: Self::UNKNOWN,
         slab_cache: Self::UNKNOWN,
     };
@@ -262,7 +265,7 @@ pub mod row {
 const _: () = {
     assert!(size_of::<Settings>() == 96);
     assert!(size_of::<CallPath>() == PIECES * 9);
-    assert!(size_of::<Offsets>() == 22 * 4);
+    assert!(size_of::<Offsets>() == 23 * 4);
 };
 
 #[cfg(test)]

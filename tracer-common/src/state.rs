@@ -82,6 +82,8 @@ pub struct Control {
     pub page_offset: u64,
     /// Value of `vmemmap_base`, likewise.
     pub vmemmap: u64,
+    /// Where the walk over the list of slab caches stands; 0 before it.
+    pub cursor: u64,
     /// 1 at each order of which a block of pages has been allocated: others need not be looked for
     /// when a part of one is freed. A byte each, so that CPUs do not undo each other's.
     pub orders: [u8; ORDERS],
@@ -95,5 +97,5 @@ const _: () = {
         size_of::<CpuState>()
             == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 32 + ORDERS);
+    assert!(size_of::<Control>() == 40 + ORDERS);
 };

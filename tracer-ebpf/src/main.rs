@@ -470,6 +470,14 @@ pub fn lies_in(ctx: *mut core::ffi::c_void) -> u32 {
     }
 }
 
+/// Never attached: user space runs it with the head of the list of slab caches as argument, until it
+/// says that it is done; one of [`kleak_common::learn`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn learn_cache(ctx: *mut core::ffi::c_void) -> u32 {
+    slab::learn_next(RawTracePointContext::new(ctx).arg(0))
+}
+
 /// Does nothing, for the benchmark that tells what being attached costs by itself.
 #[raw_tracepoint]
 pub fn empty(_ctx: RawTracePointContext) -> i32 {

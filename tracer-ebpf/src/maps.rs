@@ -104,8 +104,15 @@ static CALL_PATH: CallPath = CallPath::NONE;
 
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
-static mut CONTROL: Control =
-    Control { active: 0, misaligned: 0, epoch: 0, page_offset: 0, vmemmap: 0, orders: [0; ORDERS] };
+static mut CONTROL: Control = Control {
+    active: 0,
+    misaligned: 0,
+    epoch: 0,
+    page_offset: 0,
+    vmemmap: 0,
+    cursor: 0,
+    orders: [0; ORDERS],
+};
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -237,6 +244,20 @@ pub(crate) fn set_bases(direct: u64, pages: u64) {
         core::ptr::write_volatile(&raw mut CONTROL.vmemmap, pages);
         core::ptr::write_volatile(&raw mut CONTROL.page_offset, direct);
     }
+}
+
+/// Where the walk over the list of slab caches stands.
+#[inline(always)]
+pub(crate) fn cursor() -> u64 {
+    // SAFETY: an aligned word, which only one program uses, one run at a time.
+    unsafe { core::ptr::read_volatile(&raw const CONTROL.cursor) }
+}
+
+/// Moves it on.
+#[inline(always)]
+pub(crate) fn set_cursor(at: u64) {
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut CONTROL.cursor, at) }
 }
 
 /// This CPU's state. The lookup of entry 0 of an array of one cannot fail, but the verifier wants

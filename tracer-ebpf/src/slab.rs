@@ -4,11 +4,12 @@
 //! Only on x86-64, and where user space found the two variables that the arithmetic starts from
 //! (`CONFIG_KALLSYMS_ALL`).
 
-use kleak_common::{Offsets, Tally};
+use kleak_common::{Offsets, Tally, learn, row};
 
 use crate::{
+    cache,
     kernel::read,
-    maps::{OLDER, QUEUED, bases, offset, set_bases, setting},
+    maps::{OLDER, QUEUED, active, bases, cpu, cursor, offset, set_bases, set_cursor, setting},
 };
 
 /// log2 of bytes in a page.
@@ -58,12 +59,34 @@ fn first_of(page: u64, head: u64) -> u64 {
     }
 }
 
+/// Enters the next slab cache of the list at `head` (`slab_caches`, mm/slab_common.c), and says whether
+/// that was the last. Nobody holds the list's lock: a cache that is made or destroyed meanwhile may be
+/// missed.
+#[inline(always)]
+pub(crate) fn learn_next(head: u64) -> u32 {
+    let Some(state) = cpu() else { return learn::FAILED };
+    let at = if cursor() == 0 { head } else { cursor() };
+    let Ok(next) = read::<u64>(at, 0) else { return learn::FAILED };
+    if next == head {
+        return learn::DONE;
+    }
+    let cache = next.wrapping_sub(u64::from(offset!(cache_list)));
+    if cache::learn(cache, &mut state.tally[row::LIFE as usize]).is_none() {
+        return learn::FAILED;
+    }
+    set_cursor(next);
+    learn::MORE
+}
+
 /// Counts a free of an object that was not in the table, if it is of a cache that is followed: then it
 /// was allocated before, or has been counted when it was handed to RCU. `cache` is 0 when the event does
 /// not say; `queued` when it is handed to RCU now. Returns whether it was counted.
 #[inline(always)]
 pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Tally) -> bool {
     tally.unknown_frees += 1;
+    if !active() {
+        return false;
+    }
     let cache = if cache != 0 {
         cache
     } else {

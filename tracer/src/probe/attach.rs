@@ -108,7 +108,7 @@ pub(super) fn load_programs(
         .map(|(program, _)| program)
         .collect();
     names.extend(life(config, layout));
-    names.push("lies_in");
+    names.extend(["lies_in", "learn_cache"]);
     names.sort_unstable();
     names.dedup();
     for name in names {

@@ -164,6 +164,7 @@ fn offsets(types: &KernelTypes) -> Offsets {
         cache_name: at("kmem_cache", "name"),
         cache_size: at("kmem_cache", "size"),
         cache_object_size: at("kmem_cache", "object_size"),
+        cache_list: at("kmem_cache", "list"),
         page_head: types
             .offset("page", "compound_head")
             .unwrap_or_else(|| at("page", "compound_info")),

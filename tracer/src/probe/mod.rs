@@ -5,6 +5,7 @@
 //! kill -9 leaves nothing behind.
 
 mod attach;
+mod caches;
 mod error;
 mod functions;
 pub mod layout;
@@ -176,6 +177,10 @@ pub struct Probe {
     caches: bool,
     /// Whether the kernel side can tell an object's slab cache by its address.
     by_address: bool,
+    /// Address of the kernel's list of slab caches, where that is so.
+    slab_caches: Option<u64>,
+    /// Whether it has been walked to its end.
+    caches_known: bool,
     free_mode: FreeMode,
     /// Objects by site that were found freed when asked about.
     found_freed: HashMap<u64, u64>,
@@ -199,8 +204,10 @@ impl Probe {
         if config.scope == Scope::Cgroups && !layout.btf {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
         }
-        let settings = settings(config, &layout);
-        let by_address = settings.page_offset_symbol != 0 && config.scope != Scope::Cgroups;
+        // What follows no slab cache need not know them.
+        let bases = if config.slab() { bases(&layout) } else { None };
+        let by_address = bases.is_some();
+        let settings = settings(config, &layout, bases);
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
             return Err(Error::NoCacheNames);
         }
@@ -255,6 +262,8 @@ impl Probe {
             map_bytes,
             caches: config.caches,
             by_address,
+            slab_caches: bases.map(|bases| bases.caches),
+            caches_known: false,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
             found_freed: HashMap::new(),
             follow_family: config.follow_family,
@@ -275,11 +284,16 @@ impl Probe {
         &self.free_mode
     }
 
-    /// Whether the slab cache of every object can be told, and so how many older objects of the
-    /// followed caches were freed.
+    /// Whether the slab cache of every object can be told.
     #[must_use]
     pub const fn knows_caches(&self) -> bool {
         self.by_address
+    }
+
+    /// Whether every free of an older object of a followed cache is counted.
+    #[must_use]
+    pub const fn counts_older_frees(&self) -> bool {
+        self.caches_known
     }
 
     /// Kernel memory of all maps, bytes.
@@ -301,7 +315,7 @@ impl Probe {
     }
 }
 
-fn settings(config: &Config, layout: &Layout) -> Settings {
+fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings {
     let (source, hierarchy) = match config.cgroups {
         CgroupSource::None => (cgroup_source::NONE, u32::MAX),
         CgroupSource::Unified => (cgroup_source::DEFAULT_HIERARCHY, 0),
@@ -309,13 +323,12 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
         CgroupSource::MemoryV1(_) if !layout.btf => (cgroup_source::NONE, u32::MAX),
         CgroupSource::MemoryV1(number) => (cgroup_source::MEMORY_V1, number),
     };
-    let (page_offset_symbol, vmemmap_symbol) = bases(layout).unwrap_or((0, 0));
     Settings {
         seed: seed(),
         free_mask: free_mask(config),
         stack_size: layout.stack_size.or(config.stack_size).unwrap_or(0),
-        page_offset_symbol,
-        vmemmap_symbol,
+        page_offset_symbol: bases.map_or(0, |bases| bases.direct),
+        vmemmap_symbol: bases.map_or(0, |bases| bases.pages),
         gfp_dma: layout.gfp[0],
         gfp_reclaimable: layout.gfp[1],
         gfp_account: layout.gfp[2],
@@ -340,17 +353,29 @@ fn settings(config: &Config, layout: &Layout) -> Settings {
     }
 }
 
-/// Addresses of the variables from which a page is found by its address: x86-64's, and only where
-/// kallsyms lists variables.
-fn bases(layout: &Layout) -> Option<(u64, u64)> {
+/// Addresses of the kernel's variables from which a page is found by its address, and of the head of its
+/// list of slab caches.
+#[derive(Clone, Copy, Debug)]
+struct Bases {
+    /// `page_offset_base`.
+    direct: u64,
+    /// `vmemmap_base`.
+    pages: u64,
+    /// `slab_caches`.
+    caches: u64,
+}
+
+/// On x86-64, and only where kallsyms lists variables.
+fn bases(layout: &Layout) -> Option<Bases> {
     let offsets = &layout.offsets;
-    let known = offsets.page_head != Offsets::UNKNOWN && offsets.slab_cache != Offsets::UNKNOWN;
-    if !cfg!(target_arch = "x86_64") || !known || layout.page_struct.is_none() {
+    let needed = [offsets.page_head, offsets.slab_cache, offsets.cache_list];
+    let known = !needed.contains(&Offsets::UNKNOWN) && layout.page_struct.is_some();
+    if !cfg!(target_arch = "x86_64") || !known {
         return None;
     }
-    let names = ["page_offset_base", "vmemmap_base"];
-    let [direct, pages] = kallsyms::addresses(&Host::default(), names);
-    direct.zip(pages)
+    let names = ["page_offset_base", "vmemmap_base", "slab_caches"];
+    let [direct, pages, caches] = kallsyms::addresses(&Host::default(), names);
+    Some(Bases { direct: direct?, pages: pages?, caches: caches? })
 }
 
 /// Address bits that are zero in every object of the followed sizes: kmalloc objects of a

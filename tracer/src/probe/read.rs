@@ -214,17 +214,6 @@ impl Probe {
         .map_err(|error| map_error("PROCESSES", &error))
     }
 
-    fn read_caches(&self) -> Result<HashMap<u64, Cache>, Error> {
-        let mut caches = HashMap::new();
-        sys::walk(self.fd("CACHES")?, 8, size_of::<Cache>(), |key, value| {
-            if let (Some(key), Some(cache)) = (sys::record(key), sys::record(value)) {
-                caches.insert(key, cache);
-            }
-        })
-        .map_err(|error| map_error("CACHES", &error))?;
-        Ok(caches)
-    }
-
     /// Frees of objects not in the table, by the address of their slab cache.
     fn read_older(&self) -> Result<HashMap<u64, u64>, Error> {
         let mut older = HashMap::new();
@@ -360,27 +349,6 @@ impl Probe {
         let map = StackTraceMap::try_from(self.ebpf.map(name)?).ok()?;
         let trace = map.get(&id, 0).ok()?;
         Some(trace.frames().iter().map(|frame| frame.ip).collect())
-    }
-
-    /// Calls `decide` for each slab cache not decided on yet, by name, and tells the kernel side.
-    ///
-    /// Errors: the map cannot be read or written.
-    pub fn decide_caches(&mut self, decide: impl Fn(&str) -> bool) -> Result<(), Error> {
-        use kleak_common::cache_state::{REJECTED, SELECTED, UNDECIDED};
-        if !self.caches {
-            return Ok(());
-        }
-        for (address, mut cache) in self.read_caches()? {
-            if cache.state != UNDECIDED {
-                continue;
-            }
-            cache.state = if decide(&cache_name(&cache)) { SELECTED } else { REJECTED };
-            let map = self.ebpf.map_mut("CACHES").ok_or_else(|| missing("CACHES"))?;
-            let mut map: BpfHashMap<_, u64, Cache> =
-                BpfHashMap::try_from(map).map_err(|error| map_error("CACHES", &error))?;
-            map.insert(address, cache, 0).map_err(|error| map_error("CACHES", &error))?;
-        }
-        Ok(())
     }
 
     /// Takes the cgroup events that wait.

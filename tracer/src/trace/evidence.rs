@@ -6,7 +6,10 @@ use kleak_common::{Site, cache_state, kind, role};
 use super::plan::Plan;
 use crate::{
     analyse::{Evidence, Point, SlabCount},
-    host::{classes::size_in_name, meminfo, slabinfo, system},
+    host::{
+        meminfo::{self, MemInfo},
+        slabinfo, system,
+    },
     probe::{self, Probe},
     report::{
         Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode,
@@ -28,6 +31,8 @@ pub(super) struct Resolver {
     /// User stacks by site and id, looked up while the process lived.
     user_stacks: HashMap<(u64, i32), Vec<String>>,
     slab_before: HashMap<String, SlabCount>,
+    slab_after: HashMap<String, SlabCount>,
+    meminfo: MemInfo,
     percpu_before: Option<u64>,
     host: HostFacts,
     cpus: u32,
@@ -42,6 +47,8 @@ impl Resolver {
             user: UserSymbols::default(),
             user_stacks: HashMap::new(),
             slab_before: HashMap::new(),
+            slab_after: HashMap::new(),
+            meminfo: MemInfo::default(),
             percpu_before: None,
             host: machine::of(&plan.host, &plan.layout),
             cpus: system::possible_cpus(&plan.host).unwrap_or(1),
@@ -52,6 +59,13 @@ impl Resolver {
     pub(super) fn read_slab_before(&mut self, plan: &Plan) {
         self.slab_before = slab_counts(plan);
         self.percpu_before = meminfo::read(&plan.host).ok().and_then(|info| info.percpu);
+    }
+
+    /// The same and what memory there is, at the instant of a snapshot: looking up names afterwards takes
+    /// time, and memory goes on growing.
+    pub(super) fn read_books(&mut self, plan: &Plan) {
+        self.slab_after = slab_counts(plan);
+        self.meminfo = meminfo::read(&plan.host).unwrap_or_default();
     }
 
     /// Looks up user stacks whose process still lives.
@@ -85,8 +99,7 @@ impl Resolver {
         self.learn_user_stacks(&snapshot, probe);
         let user_stacks = self.user_stacks(&snapshot, probe);
         let call_sites = self.call_sites(&snapshot, &mut notes);
-        let slab_after = slab_counts(plan);
-        let meminfo = meminfo::read(&plan.host).unwrap_or_default();
+        let (slab_after, meminfo) = (self.slab_after.clone(), self.meminfo.clone());
         if slab_after.is_empty() && plan.config.slab() {
             notes.push(
                 "/proc/slabinfo cannot be read, so nothing confirms or contradicts these counts"
@@ -95,7 +108,7 @@ impl Resolver {
         }
         add_notes(&snapshot, probe, &mut notes);
         let older_frees =
-            probe.knows_caches().then(|| by_cache_name(&snapshot, &snapshot.older_frees));
+            probe.counts_older_frees().then(|| by_cache_name(&snapshot, &snapshot.older_frees));
         Evidence {
             host: self.host.clone(),
             filter: plan.filter.clone(),
@@ -318,11 +331,7 @@ fn loss(snapshot: &Snapshot, plan: &Plan, older: Option<&HashMap<String, u64>>) 
     // Of the caches that are shown. What was not tracked would count among them.
     let known = older.filter(|_| tally.untracked == 0);
     let of_shown = known.map(|older| {
-        let shown = |name: &str| match size_in_name(name) {
-            Some(size) => plan.caches.wants_kmalloc(plan.classes.slot_bytes(size), name),
-            None => plan.caches.wants(name),
-        };
-        older.iter().filter(|(name, _)| shown(name)).map(|(_, count)| count).sum()
+        older.iter().filter(|(name, _)| plan.wants_cache(name)).map(|(_, count)| count).sum()
     });
     Loss {
         untracked_objects: tally.untracked,

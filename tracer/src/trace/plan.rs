@@ -83,6 +83,14 @@ impl CacheChoice {
 }
 
 impl Plan {
+    /// Whether objects of a slab cache are to be shown.
+    pub(super) fn wants_cache(&self, name: &str) -> bool {
+        match classes::size_in_name(name) {
+            Some(size) => self.caches.wants_kmalloc(self.classes.slot_bytes(size), name),
+            None => self.caches.wants(name),
+        }
+    }
+
     /// Checks options against each other and against this machine.
     ///
     /// Errors: a combination that makes no sense, or a machine that cannot be read.

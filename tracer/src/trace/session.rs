@@ -62,6 +62,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     if child.is_some() && end == End::CommandEnded {
         tokio::time::sleep(SETTLE).await;
     }
+    session.resolver.read_books(&plan);
     session.probe.detach();
     if let End::Signal(number) = end {
         end_child(child.as_mut()).await;
@@ -179,6 +180,7 @@ impl<'a> Session<'a> {
         let mut probe = Probe::load(&plan.config)?;
         let mut resolver = Resolver::new(plan);
         probe.attach(&plan.config)?;
+        probe.learn_caches(|name| plan.wants_cache(name))?;
         resolver.read_slab_before(plan);
         probe.start()?;
         let history = History::new(plan.duration);
@@ -271,6 +273,7 @@ impl<'a> Session<'a> {
     fn interval_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
         let before = Instant::now();
         let snapshot = self.snapshot()?;
+        self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
         Ok(self.report(snapshot, child))
     }
