@@ -62,7 +62,7 @@ fn what_find_leaves_in_the_dentry_cache() -> Result<()> {
     kleak.args(["trace", "--cache", "dentry", "--format", "json", "--top", "1000", "-o"]);
     kleak.arg(&file).args(["--", "find"]);
     kleak.arg(format!("/proc/{}/task", threads.pid())).arg("-xdev");
-    let finished = run_command(kleak, Duration::from_mins(2))?;
+    let finished = run_command(kleak, 4 * kleak_tests::harness::PATIENCE)?;
     let grown = in_use("dentry")?.saturating_sub(before);
     ensure!(finished.stderr.contains("attached:"), "{finished}");
     let report = Report::check(serde_json::from_slice(&fs::read(&file).context("the report")?)?)?;

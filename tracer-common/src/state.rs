@@ -29,7 +29,7 @@ pub struct LastTask {
 
 /// What one CPU keeps: one map lookup reaches all of it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuState {
     /// A softirq is running.
     pub softirq: u32,
@@ -40,9 +40,9 @@ pub struct CpuState {
     pub stack_pointer: [u64; ROWS],
     /// The task that allocated last.
     pub last: LastTask,
-    /// Address in the event that the first program of a pair was offered last, by its row;
-    /// [`NOT_OFFERED`] once the second has seen it too.
-    pub offered: [u64; row::SECOND as usize],
+    /// Events that the first programs of pairs were offered last: [`OFFERS`] of them for each row, by
+    /// [`offer_slot`].
+    pub offered: [Offer; OFFERS * row::SECOND as usize],
     /// Frees of pages that the first program of the pair has had and the second not yet, by
     /// [`page_key`](crate::page_key): a stack, as an event that interrupts is over before what it
     /// interrupted goes on.
@@ -62,8 +62,28 @@ pub const NESTED: usize = 4;
 /// How many programs keep counters of their own.
 pub const ROWS: usize = row::COUNT as usize;
 
-/// No address of an object: see [`CpuState::offered`].
-pub const NOT_OFFERED: u64 = u64::MAX;
+/// An event that a program was offered. Both programs of a pair find the event's arguments at the same
+/// place on the stack, and an event that interrupts it has them elsewhere: together with the object's
+/// address that tells events apart, however deep they are nested.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Address of the arguments.
+    pub arguments: u64,
+    /// Address of the object.
+    pub address: u64,
+}
+
+/// Events of one row that can be under way on a CPU, interrupting each other, without being taken for
+/// each other.
+pub const OFFERS: usize = 16;
+
+/// Where the offer of an event with arguments at this address is kept, below [`OFFERS`].
+#[inline(always)]
+#[must_use]
+pub fn offer_slot(arguments: u64) -> usize {
+    ((arguments >> 5) ^ (arguments >> 9) ^ (arguments >> 14)) as usize & (OFFERS - 1)
+}
 
 /// The only state that both sides change after loading.
 #[repr(C)]
@@ -95,7 +115,7 @@ const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
         size_of::<CpuState>()
-            == 8 + 8 * ROWS + 48 + 8 * row::SECOND as usize + 40 + 24 + ROWS * TALLY
+            == 8 + 8 * ROWS + 48 + 16 * OFFERS * row::SECOND as usize + 40 + 24 + ROWS * TALLY
     );
     assert!(size_of::<Control>() == 40 + ORDERS);
 };

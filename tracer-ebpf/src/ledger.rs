@@ -1,13 +1,14 @@
 //! The only code that touches the outstanding objects.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::generated::bpf_ktime_get_ns,
     programs::RawTracePointContext,
 };
 use kleak_common::{
-    CpuState, DeferredFree, LARGEST_CACHED, NOT_OFFERED, Object, Site, SiteCounts, Tally, context,
-    kind, row,
+    CpuState, DeferredFree, LARGEST_CACHED, OFFERS, Object, Offer, Site, SiteCounts, Tally,
+    context, kind, offer_slot, row,
 };
 
 use crate::{
@@ -41,13 +42,20 @@ pub(crate) struct Allocation {
 /// first has had it, and counts it as rescued when the first was skipped. What the kernel counts as
 /// skipped by the first, less those, is lost: it came while both ran.
 #[inline(always)]
-pub(crate) fn offer<const ROW: u32>(address: u64, act: impl FnOnce(&mut CpuState)) {
+pub(crate) fn offer<const ROW: u32>(
+    ctx: &impl EbpfContext,
+    address: u64,
+    act: impl FnOnce(&mut CpuState),
+) {
     let Some(state) = cpu() else { return };
-    let offered = &mut state.offered[(ROW % row::SECOND) as usize];
+    let arguments = owner::note_stack(ctx, state, ROW as usize);
+    let slot = (ROW % row::SECOND) as usize * OFFERS + offer_slot(arguments);
+    let offered = &mut state.offered[slot];
+    let this = Offer { arguments, address };
     if ROW < row::SECOND {
-        *offered = address;
-    } else if *offered == address {
-        *offered = NOT_OFFERED;
+        *offered = this;
+    } else if *offered == this {
+        *offered = Offer { arguments: 0, address: 0 };
         return;
     } else {
         state.tally[ROW as usize].rescued += 1;
@@ -66,7 +74,7 @@ pub(crate) fn record<const ROW: u32>(
     if address <= ZERO_SIZE_PTR {
         return;
     }
-    // An interrupt that was offered to both between this event's two offers makes the second take it
+    // An interrupt that was offered to both between this event's two offers could make the second take it
     // for new. An address cannot be given out twice, so that what is there has been entered.
     if ROW >= row::SECOND && OBJECTS.get_ptr(&address).is_some() {
         return;

@@ -44,7 +44,7 @@ use crate::rcu::Arguments as _;
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KMALLOC }>(&ctx, ctx.arg(1), |state| {
         kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2, state)
     });
     0
@@ -54,7 +54,7 @@ pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmalloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KMALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 2, state)
     });
     0
@@ -64,7 +64,7 @@ pub fn kmalloc_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KMALLOC }>(&ctx, ctx.arg(1), |state| {
         kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3, state)
     });
     0
@@ -74,7 +74,7 @@ pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmalloc_with_cache_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KMALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 3, state)
     });
     0
@@ -84,7 +84,7 @@ pub fn kmalloc_with_cache_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_ALLOC }>(&ctx, ctx.arg(1), |state| {
         cache::allocated::<{ row::CACHE_ALLOC }>(&ctx, state)
     });
     0
@@ -94,7 +94,7 @@ pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         cache::allocated::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
     });
     0
@@ -104,7 +104,7 @@ pub fn kmem_cache_alloc_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc_unnamed(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_ALLOC }>(&ctx, ctx.arg(1), |state| {
         cache::allocated_somewhere::<{ row::CACHE_ALLOC }>(&ctx, state)
     });
     0
@@ -114,7 +114,7 @@ pub fn kmem_cache_alloc_unnamed(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         cache::allocated_somewhere::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
     });
     0
@@ -124,7 +124,7 @@ pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kfree(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KFREE }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KFREE }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state);
     });
     0
@@ -134,7 +134,7 @@ pub fn kfree(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KFREE + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::KFREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
@@ -144,7 +144,7 @@ pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_FREE }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state);
     });
     0
@@ -154,7 +154,7 @@ pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state);
     });
     0
@@ -164,7 +164,7 @@ pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_FREE }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
@@ -174,7 +174,7 @@ pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), |state| {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
         ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state);
     });
     0
@@ -184,7 +184,7 @@ pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC }>(ctx.arg(0), |state| {
+    ledger::offer::<{ row::PAGE_ALLOC }>(&ctx, ctx.arg(0), |state| {
         page::allocated::<{ row::PAGE_ALLOC }>(&ctx, state)
     });
     0
@@ -194,7 +194,7 @@ pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
 /// Second of its pair.
 #[raw_tracepoint]
 pub fn mm_page_alloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(ctx.arg(0), |state| {
+    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, ctx.arg(0), |state| {
         page::allocated::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, state)
     });
     0
@@ -220,9 +220,13 @@ pub fn mm_page_free_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn percpu_alloc_percpu(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC }>(percpu::address(ctx.arg(5), ctx.arg(6)), |state| {
-        percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 3, ctx.arg(0), state);
-    });
+    ledger::offer::<{ row::PERCPU_ALLOC }>(
+        &ctx,
+        percpu::address(ctx.arg(5), ctx.arg(6)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 3, ctx.arg(0), state);
+        },
+    );
     0
 }
 
@@ -231,6 +235,7 @@ pub fn percpu_alloc_percpu(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn percpu_alloc_percpu_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        &ctx,
         percpu::address(ctx.arg(5), ctx.arg(6)),
         |state| {
             percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 3, ctx.arg(0), state);
@@ -243,9 +248,13 @@ pub fn percpu_alloc_percpu_second(ctx: RawTracePointContext) -> i32 {
 /// First of its pair.
 #[raw_tracepoint]
 pub fn percpu_alloc_nameless(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC }>(percpu::address(ctx.arg(4), ctx.arg(5)), |state| {
-        percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 2, 0, state);
-    });
+    ledger::offer::<{ row::PERCPU_ALLOC }>(
+        &ctx,
+        percpu::address(ctx.arg(4), ctx.arg(5)),
+        |state| {
+            percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 2, 0, state);
+        },
+    );
     0
 }
 
@@ -254,6 +263,7 @@ pub fn percpu_alloc_nameless(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
     ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
+        &ctx,
         percpu::address(ctx.arg(4), ctx.arg(5)),
         |state| {
             percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 2, 0, state);
@@ -267,7 +277,7 @@ pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
     let address = percpu::address(ctx.arg(0), ctx.arg(1));
-    ledger::offer::<{ row::PERCPU_FREE }>(address, |state| {
+    ledger::offer::<{ row::PERCPU_FREE }>(&ctx, address, |state| {
         percpu::freed::<{ row::PERCPU_FREE }>(address, state);
     });
     0
@@ -278,7 +288,7 @@ pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
     let address = percpu::address(ctx.arg(0), ctx.arg(1));
-    ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(address, |state| {
+    ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(&ctx, address, |state| {
         percpu::freed::<{ row::PERCPU_FREE + row::SECOND }>(address, state);
     });
     0
@@ -292,7 +302,7 @@ pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
 #[fentry]
 pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
-    ledger::offer::<{ row::CACHE_FREE }>(object, |state| {
+    ledger::offer::<{ row::CACHE_FREE }>(&ctx, object, |state| {
         ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
     });
     0
@@ -303,7 +313,7 @@ pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
     let (cache, object) = (ctx.argument(0), ctx.argument(1));
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(object, |state| {
+    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, object, |state| {
         ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state);
     });
     0
@@ -314,7 +324,7 @@ pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn kvfree_call_rcu(ctx: FEntryContext) -> i32 {
     let object = rcu::object(&ctx);
-    ledger::offer::<{ row::RCU_FREE }>(object, |state| {
+    ledger::offer::<{ row::RCU_FREE }>(&ctx, object, |state| {
         rcu::queued::<{ row::RCU_FREE }>(object, state)
     });
     0
@@ -325,7 +335,7 @@ pub fn kvfree_call_rcu(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn kvfree_call_rcu_second(ctx: FEntryContext) -> i32 {
     let object = rcu::object(&ctx);
-    ledger::offer::<{ row::RCU_FREE + row::SECOND }>(object, |state| {
+    ledger::offer::<{ row::RCU_FREE + row::SECOND }>(&ctx, object, |state| {
         rcu::queued::<{ row::RCU_FREE + row::SECOND }>(object, state)
     });
     0
@@ -344,7 +354,7 @@ pub fn kvfree_call_rcu_kprobe(ctx: ProbeContext) -> u32 {
 /// First of its pair.
 #[fentry]
 pub fn kmem_cache_free_bulk(ctx: FEntryContext) -> i32 {
-    ledger::offer::<{ row::BULK_FREE }>(ctx.argument(2), |state| {
+    ledger::offer::<{ row::BULK_FREE }>(&ctx, ctx.argument(2), |state| {
         rcu::bulk::<{ row::BULK_FREE }>(&ctx, state)
     });
     0
@@ -354,7 +364,7 @@ pub fn kmem_cache_free_bulk(ctx: FEntryContext) -> i32 {
 /// Second of its pair.
 #[fentry]
 pub fn kmem_cache_free_bulk_second(ctx: FEntryContext) -> i32 {
-    ledger::offer::<{ row::BULK_FREE + row::SECOND }>(ctx.argument(2), |state| {
+    ledger::offer::<{ row::BULK_FREE + row::SECOND }>(&ctx, ctx.argument(2), |state| {
         rcu::bulk::<{ row::BULK_FREE + row::SECOND }>(&ctx, state)
     });
     0

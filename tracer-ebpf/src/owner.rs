@@ -157,14 +157,20 @@ fn interrupt(ctx: &RawTracePointContext, stack: u64, state: &mut CpuState, row: 
     if size == 0 || stack == 0 {
         return context::TASK;
     }
-    // Through memory, because the verifier lets nobody calculate with a context's address.
+    let pointer = note_stack(ctx, state, row);
+    if pointer.wrapping_sub(stack) < size { context::TASK } else { context::HARDIRQ }
+}
+
+/// Where the program's context lies: on the stack in use. Through memory, because the verifier lets
+/// nobody calculate with a context's address.
+#[inline(always)]
+pub(crate) fn note_stack(ctx: &impl EbpfContext, state: &mut CpuState, row: usize) -> u64 {
     let slot = &raw mut state.stack_pointer[row];
     // SAFETY: the slot is this program's on this CPU.
-    let pointer = unsafe {
+    unsafe {
         core::ptr::write_volatile(slot, ctx.as_ptr() as u64);
         core::ptr::read_volatile(slot)
-    };
-    if pointer.wrapping_sub(stack) < size { context::TASK } else { context::HARDIRQ }
+    }
 }
 
 /// A softirq begins or ends on this CPU. They do not nest.
