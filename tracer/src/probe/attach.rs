@@ -141,7 +141,9 @@ fn attach(
 }
 
 fn detach(ebpf: &mut Ebpf, links: &mut Vec<(&'static str, RawTracePointLinkId)>) {
-    for (name, link) in links.drain(..) {
+    // The second of a pair first: what comes between, the first has, and nothing counts as rescued that
+    // nobody was skipped for.
+    for (name, link) in links.drain(..).rev() {
         // A link that is gone is what was wanted.
         if let Ok(program) = program(ebpf, name) {
             drop(program.detach(link));
