@@ -81,8 +81,10 @@ pub const OFFERS: usize = 16;
 /// Where the offer of an event with arguments at this address is kept, below [`OFFERS`].
 #[inline(always)]
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "four bits")]
 pub fn offer_slot(arguments: u64) -> usize {
-    ((arguments >> 5) ^ (arguments >> 9) ^ (arguments >> 14)) as usize & (OFFERS - 1)
+    let mixed = (arguments >> 5) ^ (arguments >> 9) ^ (arguments >> 14);
+    (mixed & (OFFERS as u64 - 1)) as usize
 }
 
 /// The only state that both sides change after loading.
