@@ -175,9 +175,8 @@ pub struct Probe {
     start_ns: u64,
     map_bytes: u64,
     caches: bool,
-    /// Whether the kernel side can tell an object's slab cache by its address.
-    by_address: bool,
-    /// Address of the kernel's list of slab caches, where that is so.
+    /// Address of the kernel's list of slab caches, where the kernel side can tell an object's slab
+    /// cache by its address.
     slab_caches: Option<u64>,
     /// Whether it has been walked to its end.
     caches_known: bool,
@@ -261,7 +260,6 @@ impl Probe {
             start_ns: 0,
             map_bytes,
             caches: config.caches,
-            by_address,
             slab_caches: bases.map(|bases| bases.caches),
             caches_known: false,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
@@ -287,7 +285,7 @@ impl Probe {
     /// Whether the slab cache of every object can be told.
     #[must_use]
     pub const fn knows_caches(&self) -> bool {
-        self.by_address
+        self.slab_caches.is_some()
     }
 
     /// Whether every free of an older object of a followed cache is counted.

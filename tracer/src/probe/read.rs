@@ -121,7 +121,7 @@ impl Probe {
         self.read_sites(&mut snapshot)?;
         self.note_found_freed(&mut snapshot);
         self.read_processes(&mut snapshot)?;
-        if self.caches || self.by_address {
+        if self.caches || self.knows_caches() {
             snapshot.caches = self.read_caches()?;
             snapshot.older_frees = self.read_older()?;
             snapshot.queued = self.read_queued()?;

@@ -35,7 +35,7 @@ impl Probe {
     ///
     /// Errors: a map cannot be read.
     pub fn revalidate(&mut self) -> Result<(), Error> {
-        if !self.by_address {
+        if !self.knows_caches() {
             return Ok(());
         }
         let suspects = self.suspects()?;

@@ -99,7 +99,7 @@ impl Resolver {
         self.learn_user_stacks(&snapshot, probe);
         let user_stacks = self.user_stacks(&snapshot, probe);
         let call_sites = self.call_sites(&snapshot, &mut notes);
-        let (slab_after, meminfo) = (self.slab_after.clone(), self.meminfo.clone());
+        let (slab_after, meminfo) = (self.slab_after.clone(), self.meminfo);
         if slab_after.is_empty() && plan.config.slab() {
             notes.push(
                 "/proc/slabinfo cannot be read, so nothing confirms or contradicts these counts"
