@@ -56,11 +56,28 @@ pub(crate) fn offer<const ROW: u32>(
         *offered = this;
     } else if *offered == this {
         *offered = Offer { arguments: 0, address: 0 };
-        return;
+        if !left_behind::<ROW>(address, state) {
+            return;
+        }
+        state.tally[ROW as usize].rescued += 1;
     } else {
         state.tally[ROW as usize].rescued += 1;
     }
     act(state);
+}
+
+/// Whether the first program, which seems to have dealt with a free, has not. Interrupts free objects in
+/// batches, all with their arguments at one place; an offer for which the second was skipped stays, and
+/// the same address freed there again, while the first is skipped, looks dealt with. Only in interrupts:
+/// nothing else finds a program running. (6 of 6.6 million objects of a storm were left so.)
+#[inline(always)]
+fn left_behind<const ROW: u32>(address: u64, state: &CpuState) -> bool {
+    let row = ROW % row::SECOND;
+    let frees = row == row::KFREE || row == row::CACHE_FREE || row == row::RCU_FREE;
+    frees
+        && (state.softirq != 0 || state.hardirq != 0)
+        && (address & setting!(free_mask) == 0 || misaligned())
+        && OBJECTS.get_ptr(&address).is_some()
 }
 
 /// Enters an object. A failed allocation, which the kernel reports too, is none.

@@ -124,6 +124,11 @@ impl Probe {
         if self.caches || self.knows_caches() {
             snapshot.caches = self.read_caches()?;
             snapshot.older_frees = self.read_older()?;
+            for (address, count) in &snapshot.older_frees {
+                if let Some(cache) = snapshot.caches.get(address).filter(|_| *count > 0) {
+                    tracing::debug!(cache = cache_name(cache), count, "frees of objects not held");
+                }
+            }
             snapshot.queued = self.read_queued()?;
         }
         self.read_tally(&mut snapshot)?;
