@@ -30,7 +30,7 @@ const MODULES: [&str; 1] = ["veth"];
 const FROM_HOST: [&str; 1] = ["ip"];
 
 /// What `init.sh` is told, by name. A value must be plain words.
-pub(super) type Settings = Vec<(&'static str, String)>;
+pub(super) type Settings = Vec<(String, String)>;
 
 /// Makes the part that all machines have in common.
 pub(super) fn common(programs: &Programs, work: &Path) -> Result<PathBuf> {
@@ -95,7 +95,7 @@ pub(super) fn of_machine(
         modules.push(name);
     }
     let mut text = String::new();
-    for (name, value) in settings.into_iter().chain([("MODULES", modules.join(" "))]) {
+    for (name, value) in settings.into_iter().chain([("MODULES".to_owned(), modules.join(" "))]) {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_-:. ".contains(c);
         ensure!(value.chars().all(plain), "{name}: {value:?} is not plain words");
         // Writing to a String cannot fail.

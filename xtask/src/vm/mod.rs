@@ -112,6 +112,12 @@ pub(crate) fn run(workspace: &Workspace, args: &VmArgs) -> Result<Tally> {
 /// Adds a cell up, and shows what a failed one printed.
 fn tell(label: &str, cell: &Cell, tally: &mut Tally) {
     use outcome::Result::{Failed, Nothing, Passed};
+    if let Some(output) = &cell.first {
+        say::result(&format!("vm: {label}: {}: FAILED first, and was tried again:", cell.check));
+        for line in output.lines() {
+            say::result(&format!("    {line}"));
+        }
+    }
     match &cell.result {
         Passed { tests: 0, not_applicable, .. } if !not_applicable.is_empty() => tally.ignored += 1,
         Passed { .. } => tally.passed += 1,
@@ -195,6 +201,7 @@ impl<'a> Matrix<'a> {
             let failed = |check: &&str| Cell {
                 check: (*check).to_owned(),
                 result: outcome::Result::Failed { why: why.clone(), output: String::new() },
+                first: None,
             };
             self.checks_of(planned).iter().map(failed).collect()
         });
@@ -245,14 +252,20 @@ impl<'a> Matrix<'a> {
             .find(|(name, _)| *name == planned.series.name)
             .context("a kernel that is planned was looked for")?;
         let slowness = self.accelerator.slowness();
-        let settings = vec![
+        let settings = [
             ("VARIANT", planned.variant.name().to_owned()),
             ("CHECKS", self.checks_of(planned).join(" ")),
-            ("FILTERS", self.args.filter.join(" ")),
             ("LIMIT_S", (CHECK_LIMIT * slowness).as_secs().to_string()),
             ("SLOWNESS", slowness.to_string()),
             ("SHELL_WANTED", if shell { "yes" } else { "" }.to_owned()),
-        ];
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        let filters = self.checks.iter().map(|check| {
+            let asked = self.args.filter.join(" ");
+            let filters = if asked.is_empty() { check.only.join(" ") } else { asked };
+            (format!("FILTERS_{}", check.name), filters)
+        });
+        let settings = settings.into_iter().chain(filters).collect();
         let initramfs = image::of_machine(&self.common, kernel, settings, &directory)?;
         Ok(Machine {
             kernel: kernel.image()?,

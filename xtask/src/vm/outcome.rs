@@ -27,6 +27,8 @@ pub(super) const KERNEL_LOG: &str = "kernel log";
 pub(super) struct Cell {
     pub(super) check: String,
     pub(super) result: Result,
+    /// What it printed when it failed first, if it was tried twice.
+    pub(super) first: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ pub(super) enum Result {
 impl Cell {
     /// As the table shows it.
     pub(super) fn shown(&self) -> String {
+        let again = if self.first.is_some() { " (2nd try)" } else { "" };
+        format!("{}{again}", self.once())
+    }
+
+    fn once(&self) -> String {
         match &self.result {
             Result::Passed { tests: 0, not_applicable, .. } if !not_applicable.is_empty() => {
                 "–".to_owned()
@@ -60,7 +67,7 @@ impl Cell {
 
     fn failed(check: &str, why: &str, output: &str) -> Self {
         let result = Result::Failed { why: why.to_owned(), output: output.to_owned() };
-        Self { check: check.to_owned(), result }
+        Self { check: check.to_owned(), result, first: None }
     }
 }
 
@@ -85,7 +92,15 @@ pub(super) fn cells(checks: &[&str], results: &str, console: &str, end: End) -> 
                     let mut numbers = rest.split(' ').skip(1).map(str::parse::<u64>);
                     let mut number = || numbers.next()?.ok();
                     let (status, seconds) = (number(), number().unwrap_or(0));
-                    cells.push(Cell { result: of_check(status, seconds, &output), check });
+                    let result = of_check(status, seconds, &output);
+                    // A second try stands in the place of the first.
+                    let before = cells.iter().position(|cell: &Cell| cell.check == check);
+                    let before = before.map(|index| cells.remove(index));
+                    let first = before.and_then(|cell| match cell.result {
+                        Result::Failed { output, .. } => Some(output),
+                        _ => None,
+                    });
+                    cells.push(Cell { result, check, first });
                 }
             }
             "unable" => unable = Some(rest.to_owned()),
@@ -158,6 +173,7 @@ fn kernel_log(console: &str) -> Cell {
         None => Cell {
             check: KERNEL_LOG.to_owned(),
             result: Result::Passed { tests: 0, not_applicable: Vec::new(), seconds: 0 },
+            first: None,
         },
     }
 }
@@ -225,6 +241,21 @@ mod tests {
         let none = RAN.replace("3 passed", "0 passed");
         assert!(matches!(one(&none), Result::Failed { .. }));
         assert_eq!(one(&none.replace("0 filtered", "9 filtered")), Result::Nothing);
+    }
+
+    #[test]
+    fn a_second_try_stands_in_the_place_of_the_first() {
+        let bad =
+            "test result: FAILED. 8 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let good = "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let results = format!(
+            "@@kleak begin counting\n{bad}\n@@kleak end counting 101 5\n\
+             @@kleak begin counting\n{good}\n@@kleak end counting 0 5\n@@kleak done\n"
+        );
+        let cells = cells(&["counting"], &results, "", End::Off);
+        assert_eq!(cells.len(), 2, "{cells:?}");
+        assert_eq!(cells[0].shown(), "ok 9 (2nd try)");
+        assert!(cells[0].first.as_ref().is_some_and(|first| first.contains("1 failed")));
     }
 
     #[test]

@@ -75,6 +75,7 @@ mod tests {
         Cell {
             check: check.to_owned(),
             result: Result::Passed { tests, not_applicable, seconds: 1 },
+            first: None,
         }
     }
 
@@ -92,7 +93,7 @@ mod tests {
             (
                 "5.10 v1".to_owned(),
                 vec![
-                    Cell { check: "counting".to_owned(), result: failed },
+                    Cell { check: "counting".to_owned(), result: failed, first: None },
                     passed("caches", 0, &["dentries: events name no cache before 6.0"]),
                 ],
             ),
@@ -101,7 +102,7 @@ mod tests {
                 vec![
                     passed("counting", 11, &[]),
                     passed("caches", 3, &[]),
-                    Cell { check: "idle".to_owned(), result: Result::Nothing },
+                    Cell { check: "idle".to_owned(), result: Result::Nothing, first: None },
                 ],
             ),
         ];
