@@ -62,7 +62,16 @@ pub struct MemoryStat {
 pub fn stat(directory: &Path, version: MemoryVersion) -> Result<MemoryStat> {
     let text = read_text(&directory.join("memory.stat"))?;
     Ok(match version {
-        MemoryVersion::V1 => parse_v1(&text),
+        MemoryVersion::V1 => {
+            let mut stat = parse_v1(&text);
+            // Until 5.11 a switch of its own, which systemd turns on: without, `total_` is of the
+            // cgroup alone (`mem_cgroup_hierarchy_write()`, mm/memcontrol.c).
+            let hierarchy = read_text(&directory.join("memory.use_hierarchy"));
+            if hierarchy.is_ok_and(|text| text.trim() == "0") {
+                stat.with_descendants = Charges::default();
+            }
+            stat
+        }
         MemoryVersion::V2 => {
             let mut stat = parse_v2(&text);
             // Not there on the root, and without swap.

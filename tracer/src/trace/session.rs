@@ -138,11 +138,12 @@ fn attached_line(plan: &Plan, probe: &Probe) -> String {
     let what: Vec<String> =
         [sizes, caches].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
     format!(
-        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}; kleak itself is left out",
+        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}kleak itself is left out",
         what.join(" and "),
         plan.config.max_objects,
         probe.map_bytes() as f64 / f64::from(1 << 20),
-        frees_line(probe.free_mode()),
+        // Pages and per-CPU memory are freed in other ways.
+        if plan.config.slab() { frees_line(probe.free_mode()) + "; " } else { String::new() },
     )
 }
 

@@ -45,6 +45,8 @@ mount_v1() {
 		mkdir "/sys/fs/cgroup/$controller"
 		mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller" || return
 	done
+	# As systemd does.
+	echo 1 >/sys/fs/cgroup/memory/memory.use_hierarchy
 }
 case $VARIANT in
 cgroup-v1) mount_v1 || give_up "no memory controller of cgroup v1" ;;

@@ -100,7 +100,7 @@ pub(super) fn cells(checks: &[&str], results: &str, console: &str, end: End) -> 
                         Result::Failed { output, .. } => Some(output),
                         _ => None,
                     });
-                    cells.push(Cell { result, check, first });
+                    cells.push(Cell { check, result, first });
                 }
             }
             "unable" => unable = Some(rest.to_owned()),

@@ -199,7 +199,8 @@ fn older(loss: &Loss) -> Option<String> {
 
 /// What is not seen at all.
 fn unfollowed(report: &Report) -> Option<String> {
-    if report.mode.follows_rcu() {
+    let slab = report.filter.kinds.iter().any(|kind| kind == "kmalloc" || kind == "cache");
+    if report.mode.follows_rcu() || !slab {
         return None;
     }
     let why = report.mode.obstacle.as_deref().map(terminal).unwrap_or_default();
