@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kleak_tests::harness::{
-    Cgroup, Report, Tracer, Workload, binary, in_use, require_caches, require_live, run,
-    run_command, settle, skip,
+    Cgroup, Report, Tracer, Workload, binary, in_use, not_applicable, require_caches, require_live,
+    run, run_command, settle,
 };
 
 /// Names of slab caches, also of those that were merged into others.
@@ -172,7 +172,7 @@ fn a_merged_cache_is_selected_by_any_of_its_names() -> Result<()> {
         merged(cache).transpose().map(|names| names.map(|names| (names, *workload)))
     });
     let Some((names, workload)) = found.transpose()? else {
-        skip("this kernel keeps these caches apart");
+        not_applicable("this kernel keeps these caches apart");
         return Ok(());
     };
     let mut workload = Workload::start(&[workload, "--count", "1000"])?;

@@ -103,15 +103,16 @@ pub fn require_binary() -> Result<bool> {
     able(binary().err().map(|error| format!("{error:#}")).as_ref())
 }
 
-/// Whether kleak follows named caches here. Loudly false where it says that it cannot.
+/// Whether kleak follows named caches here: wherever there is BTF it has to.
 pub fn require_caches() -> Result<bool> {
+    if !has_btf() {
+        not_applicable("--cache needs BTF");
+        return Ok(false);
+    }
     let tried = run(&["trace", "--kind", "cache", "--duration", "1s", "--format", "json"])?;
     match tried.code() {
         Some(0) => Ok(true),
-        Some(3) => {
-            skip(tried.stderr.trim());
-            Ok(false)
-        }
+        Some(3) => able(Some(&tried.stderr.trim().to_owned())),
         _ => bail!("kleak trace --kind cache does not even run: {tried}"),
     }
 }

@@ -47,7 +47,7 @@ impl Workload {
         let mut workload = Self::spawn(&workload_binary()?, arguments)?;
         let line = workload.line(PATIENCE)?;
         if let Some(why) = line.strip_prefix("unable ") {
-            super::skip(&format!("{arguments:?}: {why}"));
+            super::not_applicable(&format!("{arguments:?}: {why}"));
             return Ok(None);
         }
         workload.queues = ready(&fields_of(&line, "ready")?)?;
