@@ -182,8 +182,9 @@ fn pinned_ones_are_dying_until_their_files_are_deleted() -> Result<()> {
     let tracer = start()?;
     assert_eq!(maker.go("count")?, PINNED);
     let pinned = calm()?.saturating_sub(before);
-    // Others on this machine may remove cgroups too, a few a second at most.
-    let pins = pinned >= PINNED;
+    // Others on this machine may remove cgroups too, a few a second at most, and what was dying before
+    // may go.
+    let pins = pinned + 3 >= PINNED;
     ensure!(pins || pinned < PINNED / 2, "{pinned} of {PINNED} are dying");
     let while_pinned = report(tracer)?;
 

@@ -102,7 +102,8 @@ fn the_kubelet_is_named_within_twenty_seconds() -> Result<()> {
         for row in report.rows_of(other.pid())? {
             let counts = as_counts(row)?;
             by_others += counts.allocated;
-            assert!(counts.outstanding * 10 < kept, "of one who frees everything: {counts:?}");
+            // What its RCU callbacks have not freed yet, a tenth of a second's worth on a busy machine.
+            assert!(counts.outstanding * 4 < kept, "of one who frees everything: {counts:?}");
         }
     }
     assert!(by_others >= 10 * allocated, "{by_others} allocations of others, {allocated} its own");
