@@ -281,6 +281,11 @@ pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuSt
     // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
     // bucket's even when there is nothing to remove.
     if OBJECTS.get_ptr(&address).is_none() {
+        // The second may have been parted from a first that has counted it: older objects are then
+        // better counted a few too few (those that the first was skipped for) than twice.
+        if ROW >= row::SECOND {
+            return false;
+        }
         let queued = ROW % row::SECOND == row::RCU_FREE;
         return slab::freed_older(address, cache, queued, tally);
     }
