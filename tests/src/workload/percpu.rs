@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::ArraysArgs;
 use super::protocol::{self, Order};
@@ -16,6 +17,8 @@ const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 
 /// Makes its arrays on `go`, closes them on `drain`.
 pub(super) fn run(args: &ArraysArgs) -> Result<()> {
+    // Kernels before 5.11 charge maps to the limit on locked memory.
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).context("RLIMIT_MEMLOCK")?;
     // Once for practice, see the pipes.
     make(args)?;
     protocol::ready(&[])?;
