@@ -19,7 +19,7 @@ const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 pub(super) fn run(args: &ArraysArgs) -> Result<()> {
     // Kernels before 5.11 charge maps to the limit on locked memory; where it may not be lifted and is
     // needed, making a map says so.
-    drop(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY));
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     // Once for practice, see the pipes.
     make(args)?;
     protocol::ready(&[])?;
