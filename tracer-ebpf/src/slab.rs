@@ -4,6 +4,7 @@
 //! Only on x86-64, and where user space found the two variables that the arithmetic starts from
 //! (`CONFIG_KALLSYMS_ALL`).
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use kleak_common::{Offsets, Tally, learn, row};
 
 use crate::{
@@ -96,6 +97,10 @@ pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Ta
         }
     };
     let Some(count) = OLDER.get_ptr_mut(&cache) else { return false };
+    // Kleak's own allocations are left out, so that its frees are of no older objects.
+    if (bpf_get_current_pid_tgid() >> 32) as u32 == setting!(self_tgid) {
+        return false;
+    }
     if !queued && QUEUED.get_ptr(&address).is_some() {
         let _ = QUEUED.remove(&address);
         return false;
