@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use kleak::host::Host;
 use kleak::host::cgroup::CgroupLayout;
 use kleak_tests::harness::{
-    Cgroup, Finished, PATIENCE, Report, Tmpfs, Tracer, Workload, class_512_of_messages,
-    require_binary, require_live, run, wait_for,
+    Cgroup, Finished, PATIENCE, Report, Tmpfs, Tracer, Workload, class_512_of_messages, has_btf,
+    not_applicable, require_binary, require_live, run, wait_for,
 };
 use serde_json::Value;
 
@@ -112,6 +112,10 @@ fn made_and_removed_by_one_process() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("who makes cgroups is told by BTF");
+        return Ok(());
+    }
     let parent = parent("churn")?;
     let mut maker = maker(&parent, MANY, &[])?;
     calm()?;
@@ -145,6 +149,10 @@ fn those_that_stay_are_live() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("who makes cgroups is told by BTF");
+        return Ok(());
+    }
     let parent = parent("stay")?;
     // The guards remove what the workload leaves.
     let mut maker = maker(&parent, 10, &["--keep"])?;
@@ -174,6 +182,10 @@ fn pinned_ones_are_dying_until_their_files_are_deleted() -> Result<()> {
     let Some(_live) = require_live()? else {
         return Ok(());
     };
+    if !has_btf() {
+        not_applicable("who makes cgroups is told by BTF");
+        return Ok(());
+    }
     let tmpfs = Tmpfs::mount()?;
     let parent = parent("pinned")?;
     let directory = tmpfs.path().display().to_string();
