@@ -38,8 +38,9 @@ pub struct CpuState {
     /// Where a program writes the address of its context, to read it back as a number: it lies on
     /// the kernel stack in use. One a program, as a program never interrupts itself.
     pub stack_pointer: [u64; ROWS],
-    /// The task that allocated last.
-    pub last: LastTask,
+    /// The task that allocated last, a program each: from 7.0 on a task may be preempted in the midst of
+    /// one, and another use the others.
+    pub last: [LastTask; ROWS],
     /// Events that the first programs of pairs were offered last: [`OFFERS`] of them for each row, by
     /// [`offer_slot`].
     pub offered: [Offer; OFFERS * row::SECOND as usize],
@@ -117,7 +118,12 @@ const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
         size_of::<CpuState>()
-            == 8 + 8 * ROWS + 48 + 16 * OFFERS * row::SECOND as usize + 40 + 24 + ROWS * TALLY
+            == 8 + 8 * ROWS
+                + 48 * ROWS
+                + 16 * OFFERS * row::SECOND as usize
+                + 40
+                + 24
+                + ROWS * TALLY
     );
     assert!(size_of::<Control>() == 40 + ORDERS);
 };

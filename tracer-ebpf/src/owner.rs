@@ -35,8 +35,8 @@ pub(crate) fn current<const ROW: u32>(
     // SAFETY: a helper without arguments.
     let task = unsafe { generated::bpf_get_current_task() };
     let epoch = epoch();
-    let known = state.last.task == task && state.last.epoch == epoch;
-    let stack = if known { state.last.stack } else { stack_of(task, &mut state.tally[row]) };
+    let known = state.last[row].task == task && state.last[row].epoch == epoch;
+    let stack = if known { state.last[row].stack } else { stack_of(task, &mut state.tally[row]) };
     let context = interrupt(ctx, stack, state, row);
     if context != context::TASK {
         return Some(Owner { start_ns: 0, cgroup: 0, tgid: 0, context, family: 0 });
@@ -44,7 +44,7 @@ pub(crate) fn current<const ROW: u32>(
     if !known {
         learn(task, epoch, stack, state, row);
     }
-    let last = &state.last;
+    let last = &state.last[row];
     if last.tgid == setting!(self_tgid) {
         return None;
     }
@@ -89,7 +89,7 @@ fn learn(task: u64, epoch: u64, stack: u64, state: &mut CpuState, row: usize) {
     // An interrupt may look at any moment: the task's address goes first and comes last. Without
     // BTF there is no telling when a cgroup changes, so nothing is kept.
     let keep = if offset!(task_start) == Offsets::UNKNOWN { 0 } else { task };
-    let last = &mut state.last;
+    let last = &mut state.last[row];
     // SAFETY: a field of this CPU's own state; volatile, so that the order is kept.
     unsafe { core::ptr::write_volatile(&raw mut last.task, 0) };
     last.epoch = epoch;
