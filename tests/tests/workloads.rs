@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use kleak_tests::harness::{
     Cgroup, PATIENCE, Workload, class_512_of_filters, class_512_of_messages, in_use, require_root,
     settle, wait_for,
@@ -50,18 +50,25 @@ fn the_kubelet_leaves_an_object_at_every_dial() -> Result<()> {
         return Ok(());
     };
     let cache = class_512_of_filters()?;
-    let mut workload = Workload::start(&["kubelet", "--period-ms", "10"])?;
-    settle(cache)?;
-    let before = in_use(cache)?;
-    workload.order("go")?;
-    wait_for("growth by 3,000 objects", PATIENCE, || {
-        Ok((in_use(cache)? >= before + 3000).then_some(()))
-    })?;
-    workload.order("stop")?;
-    let kept = workload.done("kept")?;
-    let after = in_use(cache)?;
-    assert!(after.abs_diff(before + kept) < kept / 10, "{before} to {after}, {kept} kept");
-    Ok(())
+    // Others free objects of that cache too, by thousands when a build's files go: not every time.
+    let mut tries = Vec::new();
+    for _ in 0..3 {
+        let mut workload = Workload::start(&["kubelet", "--period-ms", "10"])?;
+        settle(cache)?;
+        let before = in_use(cache)?;
+        workload.order("go")?;
+        wait_for("growth by 3,000 objects", PATIENCE, || {
+            Ok((in_use(cache)? >= before + 3000).then_some(()))
+        })?;
+        workload.order("stop")?;
+        let kept = workload.done("kept")?;
+        let after = in_use(cache)?;
+        if after.abs_diff(before + kept) < kept / 10 {
+            return Ok(());
+        }
+        tries.push((before, after, kept));
+    }
+    bail!("in use before, after, and kept, each time: {tries:?}");
 }
 
 #[test]

@@ -57,10 +57,11 @@ pub struct Settings {
     pub free_mask: u64,
     /// Size of a kernel stack in bytes; 0 when unknown.
     pub stack_size: u64,
-    /// Address of the variable `page_offset_base`; 0 when an object's slab cache cannot be found.
-    pub page_offset_symbol: u64,
-    /// Address of the variable `vmemmap_base`.
-    pub vmemmap_symbol: u64,
+    /// Where the direct map of memory begins, or any address below it; 0 when an object's slab cache
+    /// cannot be found.
+    pub page_offset: u64,
+    /// Where the `struct page` of that address lies, or would.
+    pub vmemmap: u64,
     /// `__GFP_ACCOUNT` of this kernel.
     pub gfp_account: u32,
     /// `__GFP_RECLAIMABLE` of this kernel.

@@ -101,10 +101,8 @@ pub struct Control {
     /// `task_struct` at the same address is then read anew. A time and a CPU, so that two CPUs that
     /// change it at once never agree.
     pub epoch: u64,
-    /// Value of `page_offset_base`, once read; 0 before.
-    pub page_offset: u64,
-    /// Value of `vmemmap_base`, likewise.
-    pub vmemmap: u64,
+    /// What a program that user space asks has found; 0 before.
+    pub answer: u64,
     /// Where the walk over the list of slab caches stands; 0 before it.
     pub cursor: u64,
     /// 1 at each order of which a block of pages has been allocated: others need not be looked for
@@ -125,5 +123,5 @@ const _: () = {
                 + 24
                 + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 40 + ORDERS);
+    assert!(size_of::<Control>() == 32 + ORDERS);
 };

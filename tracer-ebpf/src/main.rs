@@ -488,6 +488,30 @@ pub fn learn_cache(ctx: *mut core::ffi::c_void) -> u32 {
     slab::learn_next(RawTracePointContext::new(ctx).arg(0))
 }
 
+/// Never attached: user space runs it with an address as argument, and finds the word there in
+/// `Control::answer`. Returns 1 where it can be read.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn peek(ctx: *mut core::ffi::c_void) -> u32 {
+    match kernel::read::<u64>(RawTracePointContext::new(ctx).arg(0), 0) {
+        Ok(word) => {
+            maps::set_answer(word);
+            1
+        }
+        Err(_) => 0,
+    }
+}
+
+/// `kmem_cache_alloc` of a kernel that names the cache in it (from 6.0), attached for a moment: leaves
+/// the first slab cache that it meets in `Control::answer`.
+#[raw_tracepoint]
+pub fn first_cache(ctx: RawTracePointContext) -> i32 {
+    if maps::answer() == 0 {
+        maps::set_answer(ctx.arg(2));
+    }
+    0
+}
+
 /// Does nothing, for the benchmark that tells what being attached costs by itself.
 #[raw_tracepoint]
 pub fn empty(_ctx: RawTracePointContext) -> i32 {

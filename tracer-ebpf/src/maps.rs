@@ -72,8 +72,8 @@ static SETTINGS: Settings = Settings {
     seed: 0,
     free_mask: 0,
     stack_size: 0,
-    page_offset_symbol: 0,
-    vmemmap_symbol: 0,
+    page_offset: 0,
+    vmemmap: 0,
     gfp_account: 0,
     gfp_reclaimable: 0,
     gfp_dma: 0,
@@ -104,15 +104,8 @@ static CALL_PATH: CallPath = CallPath::NONE;
 
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
-static mut CONTROL: Control = Control {
-    active: 0,
-    misaligned: 0,
-    epoch: 0,
-    page_offset: 0,
-    vmemmap: 0,
-    cursor: 0,
-    orders: [0; ORDERS],
-};
+static mut CONTROL: Control =
+    Control { active: 0, misaligned: 0, epoch: 0, answer: 0, cursor: 0, orders: [0; ORDERS] };
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -236,24 +229,18 @@ pub(crate) fn new_epoch() {
     unsafe { core::ptr::write_volatile(&raw mut CONTROL.epoch, time << 8 | u64::from(cpu) & 0xff) }
 }
 
-/// Where the direct map and the page structs begin, once known; zeros before.
+/// What a program that user space asks has found; 0 before.
 #[inline(always)]
-pub(crate) fn bases() -> (u64, u64) {
-    // SAFETY: aligned words; the first is written last, so that both are there when it is.
-    unsafe {
-        let direct = core::ptr::read_volatile(&raw const CONTROL.page_offset);
-        (direct, core::ptr::read_volatile(&raw const CONTROL.vmemmap))
-    }
+pub(crate) fn answer() -> u64 {
+    // SAFETY: an aligned word, written whole.
+    unsafe { core::ptr::read_volatile(&raw const CONTROL.answer) }
 }
 
-/// Says where they do.
+/// Says what it has.
 #[inline(always)]
-pub(crate) fn set_bases(direct: u64, pages: u64) {
-    // SAFETY: as above; every writer writes the same values.
-    unsafe {
-        core::ptr::write_volatile(&raw mut CONTROL.vmemmap, pages);
-        core::ptr::write_volatile(&raw mut CONTROL.page_offset, direct);
-    }
+pub(crate) fn set_answer(found: u64) {
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut CONTROL.answer, found) }
 }
 
 /// Where the walk over the list of slab caches stands.

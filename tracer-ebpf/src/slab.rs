@@ -1,8 +1,7 @@
 //! Which slab cache an object lies in, by its address: the flags of an allocation do not settle it
 //! (random copies, bucket caches, merged caches), and a free says nothing of it.
 //!
-//! Only on x86-64, and where user space found the two variables that the arithmetic starts from
-//! (`CONFIG_KALLSYMS_ALL`).
+//! Only on x86-64, and where user space found what the arithmetic starts from.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use kleak_common::{Offsets, Tally, learn, row};
@@ -10,13 +9,11 @@ use kleak_common::{Offsets, Tally, learn, row};
 use crate::{
     cache,
     kernel::read,
-    maps::{OLDER, QUEUED, active, bases, cpu, cursor, offset, set_bases, set_cursor, setting},
+    maps::{OLDER, QUEUED, active, cpu, cursor, offset, set_cursor, setting},
 };
 
 /// log2 of bytes in a page.
 const PAGE_SHIFT: u64 = 12;
-/// Start of the kernel's half of the address space: below lies no object.
-const KERNEL: u64 = 1 << 63;
 
 /// Address of the `struct kmem_cache` of a slab object; what it returns for any other address has no
 /// meaning, and is looked up before it is believed.
@@ -27,20 +24,12 @@ const KERNEL: u64 = 1 << 63;
 /// Errors: it cannot be told on this kernel, or memory could not be read.
 #[inline(always)]
 pub(crate) fn cache_of(address: u64) -> Result<u64, i32> {
-    if setting!(page_offset_symbol) == 0 || offset!(slab_cache) == Offsets::UNKNOWN {
-        return Err(-1);
-    }
-    let (mut direct, mut pages) = bases();
-    if direct == 0 {
-        direct = read::<u64>(setting!(page_offset_symbol), 0)?;
-        pages = read::<u64>(setting!(vmemmap_symbol), 0)?;
-        set_bases(direct, pages);
-    }
-    if direct < KERNEL || address < direct {
+    let direct = setting!(page_offset);
+    if direct == 0 || address < direct || offset!(slab_cache) == Offsets::UNKNOWN {
         return Err(-1);
     }
     let frame = (address - direct) >> PAGE_SHIFT;
-    let page = pages.wrapping_add(frame * u64::from(setting!(page_struct)));
+    let page = setting!(vmemmap).wrapping_add(frame * u64::from(setting!(page_struct)));
     let head = read::<u64>(page, offset!(page_head))?;
     read(first_of(page, head), offset!(slab_cache))
 }

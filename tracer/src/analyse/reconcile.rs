@@ -236,8 +236,17 @@ pub(super) fn notes(checks: &BTreeMap<String, Check>) -> Vec<String> {
         match check.agreement {
             Agreement::Refuted { .. } => notes.push(format!(
                 "{name}: {held} objects look outstanding, but by slabinfo the cache grew by \
-                 {growth}. Either frees were missed (by RCU and in bulk they show in no \
-                 tracepoint), or as many objects from before the window were freed."
+                 {growth}{}",
+                match check.older {
+                    Some(older) => format!(
+                        ", and {} from before the window were freed. Frees were missed, as by RCU \
+                         and in bulk: they show in no tracepoint.",
+                        sentence::count(older)
+                    ),
+                    None => ". Either frees were missed (by RCU and in bulk they show in no \
+                             tracepoint), or as many objects from before the window were freed."
+                        .to_owned(),
+                }
             )),
             Agreement::Short => notes.push(format!(
                 "{name}: by slabinfo the cache grew by {growth} objects, of which {held} were \
@@ -329,15 +338,18 @@ impl Kernel {
 }
 
 /// How many objects slabinfo may count as in use that are not: on each CPU the slab it allocates
-/// from, the one it frees to, and its list of partial slabs (`set_cpu_partial()`, mm/slub.c).
+/// from, the one it frees to, and its list of partial slabs. That is as long as half-full slabs with so
+/// many free objects would make it (`set_cpu_partial()` and `slub_set_cpu_partial()`, mm/slub.c, from
+/// 5.16), and they may be emptier.
 fn floor(cpus: u32, objects_per_slab: u64, size: u64) -> i64 {
-    let partial = match size {
+    let partial: u64 = match size {
         4096.. => 6,
         1024.. => 24,
         256.. => 52,
         _ => 120,
     };
-    let each = objects_per_slab.saturating_mul(2).saturating_add(partial);
+    let slabs = (2 * partial).div_ceil(objects_per_slab.max(1)).saturating_add(2);
+    let each = objects_per_slab.saturating_mul(slabs);
     i64::try_from(each.saturating_mul(u64::from(cpus.max(1)))).unwrap_or(i64::MAX)
 }
 
@@ -402,9 +414,9 @@ mod tests {
 
     #[test]
     fn the_floor_follows_what_cpus_keep_to_themselves() {
-        assert_eq!(floor(2, 16, 512), 2 * (32 + 52));
-        assert_eq!(floor(4, 8, 4096), 4 * (16 + 6));
-        assert_eq!(floor(1, 32, 64), 64 + 120);
+        assert_eq!(floor(2, 16, 512), 2 * (32 + 7 * 16));
+        assert_eq!(floor(4, 8, 4096), 4 * (16 + 2 * 8));
+        assert_eq!(floor(1, 32, 64), 64 + 8 * 32);
         assert_eq!(floor(u32::MAX, u64::MAX, 8), i64::MAX);
     }
 

@@ -119,7 +119,7 @@ pub(super) fn load_programs(
     Ok(())
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, Error> {
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, Error> {
     let missing = || Error::Refused {
         what: format!("program `{name}`"),
         cause: "it is not in the BPF object this kleak was built with".to_owned(),

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Caches on the kernel's list that are looked at, at most; a kernel has some 250 to 450.
-const MOST: usize = 1_000;
+pub(super) const MOST: usize = 1_000;
 
 impl Probe {
     /// Enters every slab cache there is, before counting starts: only so are frees of older objects

@@ -36,8 +36,25 @@ pub struct Layout {
     pub stack_size: Option<u64>,
     /// Size of a `struct page`, bytes, where BTF tells.
     pub page_struct: Option<u32>,
+    /// Where slab caches list their slabs, where BTF tells.
+    pub slab_lists: Option<SlabLists>,
     /// `__GFP_DMA`, `__GFP_RECLAIMABLE`, `__GFP_ACCOUNT`.
     pub gfp: [u32; 3],
+}
+
+/// Offsets, bytes, on the way from a slab cache to an object of its slabs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabLists {
+    /// `kmem_cache.oo`, a word with the order of its slabs.
+    pub cache_order: u32,
+    /// `kmem_cache.node`, pointers to `struct kmem_cache_node`, that of node 0 first.
+    pub cache_node: u32,
+    /// `kmem_cache_node.partial`, the list of slabs with free objects.
+    pub node_partial: u32,
+    /// `slab.slab_list` (`page` before 5.17), their place on it.
+    pub slab_list: u32,
+    /// `slab.freelist` (likewise), the first free object.
+    pub freelist: u32,
 }
 
 /// Of every kernel but 6.0.
@@ -113,6 +130,7 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
         offsets: offsets(types),
         stack_size: types.size("thread_union"),
         page_struct: types.size("page").and_then(|size| u32::try_from(size).ok()),
+        slab_lists: slab_lists(types),
         gfp: [
             bit("___GFP_DMA_BIT", GFP[0]),
             bit("___GFP_RECLAIMABLE_BIT", GFP[1]),
@@ -172,6 +190,17 @@ fn offsets(types: &KernelTypes) -> Offsets {
     }
 }
 
+fn slab_lists(types: &KernelTypes) -> Option<SlabLists> {
+    let of_slab = |field| types.offset("slab", field).or_else(|| types.offset("page", field));
+    Some(SlabLists {
+        cache_order: types.offset("kmem_cache", "oo")?,
+        cache_node: types.offset("kmem_cache", "node")?,
+        node_partial: types.offset("kmem_cache_node", "partial")?,
+        slab_list: of_slab("slab_list")?,
+        freelist: of_slab("freelist")?,
+    })
+}
+
 /// The shapes by what tracefs shows: `_node` twins were there up to 6.0, and `accounted` came with
 /// the cache argument in 6.0 (`include/trace/events/kmem.h`).
 fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
@@ -197,6 +226,7 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
         offsets: Offsets::NONE,
         stack_size: None,
         page_struct: None,
+        slab_lists: None,
         gfp: GFP,
     })
 }
@@ -211,6 +241,27 @@ fn percpu_from_tracefs(kmem: &Path) -> Option<[&'static str; 2]> {
         return None;
     }
     Some(if has("call_site") { PERCPU } else { PERCPU_NAMELESS })
+}
+
+/// One with nothing known, for tests of what follows from it.
+#[cfg(test)]
+pub(super) fn sample() -> Layout {
+    Layout {
+        kmalloc: KMALLOC,
+        kmalloc_events: events("kmalloc", "kmalloc_node", false),
+        cache: CACHE_NAMED,
+        cache_events: events("kmem_cache_alloc", "kmem_cache_alloc_node", false),
+        named: true,
+        cache_free: CACHE_FREE_NAMED,
+        frees_fire_late: false,
+        percpu: None,
+        btf: false,
+        offsets: Offsets::NONE,
+        stack_size: None,
+        page_struct: None,
+        slab_lists: None,
+        gfp: GFP,
+    }
 }
 
 #[cfg(test)]

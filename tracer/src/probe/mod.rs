@@ -5,6 +5,7 @@
 //! kill -9 leaves nothing behind.
 
 mod attach;
+mod bases;
 mod caches;
 mod error;
 mod functions;
@@ -19,10 +20,9 @@ use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
-use kleak_common::{CallPath, Offsets, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+use kleak_common::{CallPath, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
 
-use crate::host::{Host, kallsyms};
-
+use self::bases::Bases;
 use crate::host::cgroup::{CgroupLayout, MemoryVersion};
 
 pub(crate) use self::read::{cache_name, comm_text, now_ns};
@@ -204,7 +204,7 @@ impl Probe {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
         }
         // What follows no slab cache need not know them.
-        let bases = if config.slab() { bases(&layout) } else { None };
+        let bases = if config.slab() { bases::find(&layout) } else { None };
         let by_address = bases.is_some();
         let settings = settings(config, &layout, bases);
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
@@ -325,8 +325,8 @@ fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings 
         seed: seed(),
         free_mask: free_mask(config),
         stack_size: layout.stack_size.or(config.stack_size).unwrap_or(0),
-        page_offset_symbol: bases.map_or(0, |bases| bases.direct),
-        vmemmap_symbol: bases.map_or(0, |bases| bases.pages),
+        page_offset: bases.map_or(0, |bases| bases.page_offset),
+        vmemmap: bases.map_or(0, |bases| bases.vmemmap),
         gfp_dma: layout.gfp[0],
         gfp_reclaimable: layout.gfp[1],
         gfp_account: layout.gfp[2],
@@ -349,31 +349,6 @@ fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings 
         possible_cpus: config.possible_cpus,
         _pad: 0,
     }
-}
-
-/// Addresses of the kernel's variables from which a page is found by its address, and of the head of its
-/// list of slab caches.
-#[derive(Clone, Copy, Debug)]
-struct Bases {
-    /// `page_offset_base`.
-    direct: u64,
-    /// `vmemmap_base`.
-    pages: u64,
-    /// `slab_caches`.
-    caches: u64,
-}
-
-/// On x86-64, and only where kallsyms lists variables.
-fn bases(layout: &Layout) -> Option<Bases> {
-    let offsets = &layout.offsets;
-    let needed = [offsets.page_head, offsets.slab_cache, offsets.cache_list];
-    let known = !needed.contains(&Offsets::UNKNOWN) && layout.page_struct.is_some();
-    if !cfg!(target_arch = "x86_64") || !known {
-        return None;
-    }
-    let names = ["page_offset_base", "vmemmap_base", "slab_caches"];
-    let [direct, pages, caches] = kallsyms::addresses(&Host::default(), names);
-    Some(Bases { direct: direct?, pages: pages?, caches: caches? })
 }
 
 /// Address bits that are zero in every object of the followed sizes: kmalloc objects of a

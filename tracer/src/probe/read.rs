@@ -277,7 +277,6 @@ impl Probe {
         // What the first of a pair was skipped for, the second has dealt with, unless it ran too.
         let lost = by_first.saturating_sub(snapshot.tally.rescued) + by_others;
         tracing::debug!(by_first, by_others, lost, "events that programs missed");
-        tracing::debug!(tally = ?snapshot.tally, "counters of the kernel side");
         snapshot.missed_events = (read > 0).then_some(lost);
         // The kernel measures only while `kernel.bpf_stats_enabled` is 1.
         snapshot.run_time = (runs > 0).then_some((nanos, runs));
