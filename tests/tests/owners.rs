@@ -187,7 +187,7 @@ fn threads_are_their_process() -> Result<()> {
     let report = tracer.report()?;
 
     let row = report.row(workload.pid(), cache)?.context("no row of the process")?;
-    assert_eq!(as_counts(row)?, staying(4000));
+    assert_eq!(as_counts(row)?, staying(4000), "{:#}", report.0["loss"]);
     assert_eq!(row["owner"]["comm"], "threaded", "the process's name, not a thread's");
     Ok(())
 }
