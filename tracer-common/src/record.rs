@@ -226,8 +226,8 @@ pub struct Process {
 pub struct Tally {
     /// Allocations and frees that passed the filter.
     pub events: u64,
-    /// Events that the first program of a pair was skipped for, and the second saw (whether or not
-    /// they passed the filter).
+    /// Events that the first program of a chain was skipped for, and this later one saw (whether or
+    /// not they passed the filter).
     pub rescued: u64,
     /// Allocations not followed because the map of objects was full.
     pub untracked: u64,

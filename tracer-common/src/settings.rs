@@ -89,8 +89,8 @@ pub struct Settings {
     pub struct_page_shift: u32,
     /// Possible CPUs: each has its copy of a per-CPU object.
     pub possible_cpus: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// 1: a task may be preempted in the midst of a program, and another run the others on that CPU.
+    pub preemptible: u32,
 }
 
 /// What a function of the kernel's text is to a call path into the page or per-CPU allocator.
@@ -229,8 +229,8 @@ impl Offsets {
     };
 }
 
-/// Rows of the tally: one a program, because a program never interrupts itself, and those of a pair
-/// do interrupt each other (see [`SECOND`](row::SECOND)).
+/// Rows of the tally: one a program, because a program never interrupts itself, and those of a chain
+/// do interrupt each other (see [`KINDS`](row::KINDS)).
 pub mod row {
     /// `kmalloc` and its `_node` twin.
     pub const KMALLOC: u32 = 0;
@@ -252,15 +252,18 @@ pub mod row {
     pub const PERCPU_ALLOC: u32 = 8;
     /// `percpu_free_percpu`.
     pub const PERCPU_FREE: u32 = 9;
-    /// Added to one of the above for the second program of a pair. The kernel skips an event that
-    /// arrives (in an interrupt) while the same program runs on that CPU, so that each event is
-    /// offered to two: the second acts on what the first was skipped for. Lost is only what arrives
-    /// while both run.
-    pub const SECOND: u32 = 10;
+    /// Kinds of events, and what is added to one of the above for the next program of its chain. The
+    /// kernel skips an event that arrives while the same program runs on that CPU, so that each event
+    /// is offered to several: the next acts on what those before were skipped for. Lost is only what
+    /// arrives while all of them run.
+    pub const KINDS: u32 = 10;
+    /// Programs of a chain, at most: two where only interrupts can arrive meanwhile; more where a task
+    /// can be preempted in the midst of a program, and others on that CPU have events of their own.
+    pub const CHAIN: u32 = 4;
     /// cgroup, process and interrupt bookkeeping.
-    pub const LIFE: u32 = 20;
+    pub const LIFE: u32 = KINDS * CHAIN;
     /// How many there are.
-    pub const COUNT: u32 = 21;
+    pub const COUNT: u32 = LIFE + 1;
 }
 
 const _: () = {

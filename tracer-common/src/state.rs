@@ -41,31 +41,21 @@ pub struct CpuState {
     /// The task that allocated last, a program each: from 7.0 on a task may be preempted in the midst of
     /// one, and another use the others.
     pub last: [LastTask; ROWS],
-    /// Events that the first programs of pairs were offered last: [`OFFERS`] of them for each row, by
-    /// [`offer_slot`].
-    pub offered: [Offer; OFFERS * row::SECOND as usize],
-    /// Frees of pages that the first program of the pair has had and the second not yet, by
-    /// [`page_key`](crate::page_key): a stack, as an event that interrupts is over before what it
-    /// interrupted goes on.
-    pub page_frees: [u64; NESTED],
-    /// Its height, modulo [`NESTED`].
-    pub page_frees_top: u64,
+    /// Events that are being offered to the programs of their chains: [`OFFERS`] of them for each kind,
+    /// by [`offer_slot`].
+    pub offered: [Offer; OFFERS * row::KINDS as usize],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
     pub tally: [Tally; ROWS],
 }
 
-/// Contexts that can be between the two programs of a pair at once on a CPU, each interrupting the
-/// one before (a task, a softirq, a hardware interrupt, an NMI).
-pub const NESTED: usize = 4;
-
 /// How many programs keep counters of their own.
 pub const ROWS: usize = row::COUNT as usize;
 
-/// An event that a program was offered. Both programs of a pair find the event's arguments at the same
-/// place on the stack, and an event that interrupts it has them elsewhere: together with the object's
-/// address that tells events apart, however deep they are nested.
+/// An event that programs of a chain were offered. All of them find the event's arguments at the same
+/// place on the stack, and an event that interrupts it, or of another task, has them elsewhere: together
+/// with the object's address that tells events apart, however deep they are nested.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
@@ -73,18 +63,21 @@ pub struct Offer {
     pub arguments: u64,
     /// Address of the object.
     pub address: u64,
+    /// A bit for each program of the chain that has seen it, by place. One that finds its own, or a later
+    /// one's, has an event before it that only looks the same.
+    pub seen: u64,
 }
 
 /// Events of one row that can be under way on a CPU, interrupting each other, without being taken for
 /// each other.
-pub const OFFERS: usize = 16;
+pub const OFFERS: usize = 32;
 
 /// Where the offer of an event with arguments at this address is kept, below [`OFFERS`].
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "four bits")]
+#[expect(clippy::cast_possible_truncation, reason = "five bits")]
 pub fn offer_slot(arguments: u64) -> usize {
-    let mixed = (arguments >> 5) ^ (arguments >> 9) ^ (arguments >> 14);
+    let mixed = (arguments >> 5) ^ (arguments >> 10) ^ (arguments >> 14);
     (mixed & (OFFERS as u64 - 1)) as usize
 }
 
@@ -116,12 +109,7 @@ const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
         size_of::<CpuState>()
-            == 8 + 8 * ROWS
-                + 48 * ROWS
-                + 16 * OFFERS * row::SECOND as usize
-                + 40
-                + 24
-                + ROWS * TALLY
+            == 8 + 8 * ROWS + 48 * ROWS + 24 * OFFERS * row::KINDS as usize + 24 + ROWS * TALLY
     );
     assert!(size_of::<Control>() == 32 + ORDERS);
 };

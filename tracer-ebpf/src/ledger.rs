@@ -1,5 +1,7 @@
 //! The only code that touches the outstanding objects.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -38,9 +40,9 @@ pub(crate) struct Allocation {
     pub(crate) origin: u8,
 }
 
-/// Offers an event on an object to one of a pair of programs. The second leaves it alone when the
-/// first has had it, and counts it as rescued when the first was skipped. What the kernel counts as
-/// skipped by the first, less those, is lost: it came while both ran.
+/// Offers an event on an object to one of a chain of programs. A later one leaves it alone when one
+/// before has had it, and counts it as rescued when all before were skipped. What the kernel counts as
+/// skipped by the first, less those, is lost: it came while all ran.
 #[inline(always)]
 pub(crate) fn offer<const ROW: u32>(
     ctx: &impl EbpfContext,
@@ -48,19 +50,20 @@ pub(crate) fn offer<const ROW: u32>(
     act: impl FnOnce(&mut CpuState),
 ) {
     let Some(state) = cpu() else { return };
+    let place = ROW / row::KINDS;
     let arguments = owner::note_stack(ctx, state, ROW as usize);
-    let slot = (ROW % row::SECOND) as usize * OFFERS + offer_slot(arguments);
+    let slot = (ROW % row::KINDS) as usize * OFFERS + offer_slot(arguments);
     let offered = &mut state.offered[slot];
-    let this = Offer { arguments, address };
-    if ROW < row::SECOND {
-        *offered = this;
-    } else if *offered == this {
-        *offered = Offer { arguments: 0, address: 0 };
-        if !left_behind::<ROW>(address, state) {
+    let same = offered.arguments == arguments && offered.address == address;
+    if place > 0 && same && offered.seen >> place == 0 {
+        offered.seen |= 1 << place;
+        if place > 1 || !left_behind::<ROW>(address, state) {
             return;
         }
-        state.tally[ROW as usize].rescued += 1;
     } else {
+        *offered = Offer { arguments, address, seen: 1 << place };
+    }
+    if place > 0 {
         state.tally[ROW as usize].rescued += 1;
     }
     act(state);
@@ -69,11 +72,11 @@ pub(crate) fn offer<const ROW: u32>(
 /// Whether the first program, which seems to have dealt with a free, has not. Interrupts free objects in
 /// batches, all with their arguments at one place; an offer for which the second was skipped stays, and
 /// the same address freed there again, while the first is skipped, looks dealt with. Only in interrupts:
-/// nothing else finds a program running. (6 of 6.6 million objects of a storm were left so.)
+/// nothing else finds a program running, before 7.0. (6 of 6.6 million objects of a storm were left so.)
 #[inline(always)]
 fn left_behind<const ROW: u32>(address: u64, state: &CpuState) -> bool {
-    let row = ROW % row::SECOND;
-    let frees = row == row::KFREE || row == row::CACHE_FREE || row == row::RCU_FREE;
+    let kind = ROW % row::KINDS;
+    let frees = kind == row::KFREE || kind == row::CACHE_FREE || kind == row::RCU_FREE;
     frees
         && (state.softirq != 0 || state.hardirq != 0)
         && (address & setting!(free_mask) == 0 || misaligned())
@@ -91,9 +94,9 @@ pub(crate) fn record<const ROW: u32>(
     if address <= ZERO_SIZE_PTR {
         return;
     }
-    // An interrupt that was offered to both between this event's two offers could make the second take it
-    // for new. An address cannot be given out twice, so that what is there has been entered.
-    if ROW >= row::SECOND && OBJECTS.get_ptr(&address).is_some() {
+    // What comes between this event's offers could make a later program take it for new. An address
+    // cannot be given out twice, so that what is there has been entered.
+    if ROW >= row::KINDS && OBJECTS.get_ptr(&address).is_some() {
         return;
     }
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
@@ -131,7 +134,7 @@ pub(crate) fn record<const ROW: u32>(
     let mut counts = counts(key, &site, address, tally);
     match &mut counts {
         Some(counts) => {
-            counts.allocated += 1;
+            count(&mut counts.allocated);
             object.weight = stack::weight(counts, born_ns);
             if object.weight != 0 {
                 object.kernel_stack = stack::kernel(ctx, tally);
@@ -152,7 +155,19 @@ pub(crate) fn record<const ROW: u32>(
     if !insert(address, &object, &site, tally)
         && let Some(counts) = counts
     {
-        counts.untracked += 1;
+        count(&mut counts.untracked);
+    }
+}
+
+/// Adds one to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
+/// thread of its process may add to the same.
+#[inline(always)]
+fn count(counter: &mut u64) {
+    if setting!(preemptible) == 0 {
+        *counter += 1;
+    } else {
+        // SAFETY: an aligned word of this CPU's.
+        let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
     }
 }
 
@@ -234,7 +249,8 @@ fn counts(
         }
     };
     // SAFETY: the entry is this CPU's, and no other context that can interrupt this one has the
-    // same site: tasks, softirqs and hardirqs differ in `context`.
+    // same site: tasks, softirqs and hardirqs differ in `context`. Another thread that preempts this
+    // one may; `count()` allows for it, and stacks may then be taken a little too often.
     Some(unsafe { &mut *found })
 }
 
@@ -263,9 +279,8 @@ fn introduce(key: u64, site: &Site, address: u64, tally: &mut Tally) {
     }
 }
 
-/// Removes an object, if it is one of ours, and tells whether it is of a cache that is followed. `cache` is its slab cache where the event says, 0 elsewhere.
-/// (Offered twice, it is looked up twice: its address is not
-/// given out again before the event is over.)
+/// Removes an object, if it is one of ours, and tells whether it is of a cache that is followed. `cache` is
+/// its slab cache where the event says, 0 elsewhere.
 #[inline(always)]
 pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) -> bool {
     // `kfree(NULL)` fires the tracepoint, often.
@@ -281,12 +296,12 @@ pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuSt
     // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
     // bucket's even when there is nothing to remove.
     if OBJECTS.get_ptr(&address).is_none() {
-        // The second may have been parted from a first that has counted it: older objects are then
-        // better counted a few too few (those that the first was skipped for) than twice.
-        if ROW >= row::SECOND {
+        // A later program may have been parted from a first that has counted it: older objects are
+        // then better counted a few too few (those that the first was skipped for) than twice.
+        if ROW >= row::KINDS {
             return false;
         }
-        let queued = ROW % row::SECOND == row::RCU_FREE;
+        let queued = ROW % row::KINDS == row::RCU_FREE;
         return slab::freed_older(address, cache, queued, tally);
     }
     remove(address, tally);

@@ -37,308 +37,139 @@ use kleak_common::{cgroup_event, lies_in, row};
 
 use crate::rcu::Arguments as _;
 
-// Each allocation and free is offered to two programs, because the kernel skips an event that
-// arrives, in an interrupt, while the same program runs on that CPU: see `ledger::offer`.
-
-/// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmalloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC }>(&ctx, ctx.arg(1), |state| {
-        kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 2, state)
-    });
-    0
+/// The programs of a chain. Each allocation and free is offered to several, because the kernel skips an
+/// event that arrives while the same program runs on that CPU: see `ledger::offer`.
+macro_rules! chain {
+    (
+        $(#[$about:meta])*
+        $row:ident: $first:ident, $second:ident, $third:ident, $fourth:ident;
+        $attribute:ident |$ctx:ident: $context:ty| $address:expr => |$state:ident| $act:expr
+    ) => {
+        chain!(@ $(#[$about])* $row, 0, $first, $attribute, $ctx, $context, $address, $state, $act);
+        chain!(@ $(#[$about])* $row, 1, $second, $attribute, $ctx, $context, $address, $state, $act);
+        chain!(@ $(#[$about])* $row, 2, $third, $attribute, $ctx, $context, $address, $state, $act);
+        chain!(@ $(#[$about])* $row, 3, $fourth, $attribute, $ctx, $context, $address, $state, $act);
+    };
+    (
+        @ $(#[$about:meta])* $row:ident, $place:literal, $name:ident, $attribute:ident,
+        $ctx:ident, $context:ty, $address:expr, $state:ident, $act:expr
+    ) => {
+        $(#[$about])*
+        #[$attribute]
+        pub fn $name($ctx: $context) -> i32 {
+            const ROW: u32 = row::$row + $place * row::KINDS;
+            ledger::offer::<ROW>(&$ctx, $address, |$state| { $act; });
+            0
+        }
+    };
 }
 
-/// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmalloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 2, state)
-    });
-    0
+chain! {
+    /// `kmalloc` and `kmalloc_node`: (call site, address, requested, allocated, flags, ...).
+    KMALLOC: kmalloc, kmalloc_second, kmalloc_third, kmalloc_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| kmalloc::allocated::<ROW>(&ctx, 2, state)
 }
 
-/// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmalloc_with_cache(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC }>(&ctx, ctx.arg(1), |state| {
-        kmalloc::allocated::<{ row::KMALLOC }>(&ctx, 3, state)
-    });
-    0
+chain! {
+    /// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
+    KMALLOC: kmalloc_with_cache, kmalloc_with_cache_second, kmalloc_with_cache_third, kmalloc_with_cache_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| kmalloc::allocated::<ROW>(&ctx, 3, state)
 }
 
-/// `kmalloc` as 6.0 had it: (call site, address, cache, requested, allocated, flags, ...).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmalloc_with_cache_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KMALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        kmalloc::allocated::<{ row::KMALLOC + row::SECOND }>(&ctx, 3, state)
-    });
-    0
+chain! {
+    /// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
+    CACHE_ALLOC: kmem_cache_alloc, kmem_cache_alloc_second, kmem_cache_alloc_third, kmem_cache_alloc_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| cache::allocated::<ROW>(&ctx, state)
 }
 
-/// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC }>(&ctx, ctx.arg(1), |state| {
-        cache::allocated::<{ row::CACHE_ALLOC }>(&ctx, state)
-    });
-    0
+chain! {
+    /// `kmem_cache_alloc` and its `_node` twin up to 5.19: (call site, address, ...), without the cache.
+    CACHE_ALLOC: kmem_cache_alloc_unnamed, kmem_cache_alloc_unnamed_second, kmem_cache_alloc_unnamed_third, kmem_cache_alloc_unnamed_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| cache::allocated_somewhere::<ROW>(&ctx, state)
 }
 
-/// `kmem_cache_alloc` and its `_node` twin from 6.0: (call site, address, cache, ...).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_alloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        cache::allocated::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
-    });
-    0
+chain! {
+    /// `kfree`: (call site, address). May free an object of a named cache too.
+    KFREE: kfree, kfree_second, kfree_third, kfree_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| ledger::forget::<ROW>(ctx.arg(1), 0, state)
 }
 
-/// `kmem_cache_alloc` and its `_node` twin up to 5.19: (call site, address, ...), without the cache.
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_alloc_unnamed(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC }>(&ctx, ctx.arg(1), |state| {
-        cache::allocated_somewhere::<{ row::CACHE_ALLOC }>(&ctx, state)
-    });
-    0
+chain! {
+    /// `kmem_cache_free` up to 5.19: (call site, address, ...). May free a kmalloc object too.
+    CACHE_FREE: kmem_cache_free, kmem_cache_free_second, kmem_cache_free_third, kmem_cache_free_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| ledger::forget::<ROW>(ctx.arg(1), 0, state)
 }
 
-/// `kmem_cache_alloc` and its `_node` twin up to 5.19: (call site, address, ...), without the cache.
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_alloc_unnamed_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        cache::allocated_somewhere::<{ row::CACHE_ALLOC + row::SECOND }>(&ctx, state)
-    });
-    0
+chain! {
+    /// `kmem_cache_free` from 6.0: (call site, address, cache).
+    CACHE_FREE: kmem_cache_free_named, kmem_cache_free_named_second, kmem_cache_free_named_third, kmem_cache_free_named_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(1)
+        => |state| ledger::forget::<ROW>(ctx.arg(1), ctx.arg(2), state)
 }
 
-/// `kfree`: (call site, address). May free an object of a named cache too.
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kfree(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KFREE }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE }>(ctx.arg(1), 0, state);
-    });
-    0
+chain! {
+    /// `mm_page_alloc`: (page, order, flags, migrate type).
+    PAGE_ALLOC: mm_page_alloc, mm_page_alloc_second, mm_page_alloc_third, mm_page_alloc_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(0)
+        => |state| page::allocated::<ROW>(&ctx, state)
 }
 
-/// `kfree`: (call site, address). May free an object of a named cache too.
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kfree_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::KFREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::KFREE + row::SECOND }>(ctx.arg(1), 0, state);
-    });
-    0
+chain! {
+    /// `mm_page_free`: (page, order). `mm_page_free_batched` comes on top of it.
+    PAGE_FREE: mm_page_free, mm_page_free_second, mm_page_free_third, mm_page_free_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| ctx.arg(0)
+        => |state| page::freed::<ROW>(ctx.arg(0), ctx.arg(1), state)
 }
 
-/// `kmem_cache_free` up to 5.19: (call site, address, ...). May free a kmalloc object too.
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), 0, state);
-    });
-    0
+chain! {
+    /// `percpu_alloc_percpu` from 5.19: (call site, reserved, atomic, size, alignment, chunk, offset, ...).
+    PERCPU_ALLOC: percpu_alloc_percpu, percpu_alloc_percpu_second, percpu_alloc_percpu_third, percpu_alloc_percpu_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| percpu::address(ctx.arg(5), ctx.arg(6))
+        => |state| percpu::allocated::<ROW>(&ctx, 3, ctx.arg(0), state)
 }
 
-/// `kmem_cache_free` up to 5.19: (call site, address, ...). May free a kmalloc object too.
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), 0, state);
-    });
-    0
+chain! {
+    /// `percpu_alloc_percpu` up to 5.18: (reserved, atomic, size, alignment, chunk, offset, ...).
+    PERCPU_ALLOC: percpu_alloc_nameless, percpu_alloc_nameless_second, percpu_alloc_nameless_third, percpu_alloc_nameless_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| percpu::address(ctx.arg(4), ctx.arg(5))
+        => |state| percpu::allocated::<ROW>(&ctx, 2, 0, state)
 }
 
-/// `kmem_cache_free` from 6.0: (call site, address, cache).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free_named(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(ctx.arg(1), ctx.arg(2), state);
-    });
-    0
+chain! {
+    /// `percpu_free_percpu`: (chunk, offset, pointer), before the memory can be given out again.
+    PERCPU_FREE: percpu_free_percpu, percpu_free_percpu_second, percpu_free_percpu_third, percpu_free_percpu_fourth;
+    raw_tracepoint |ctx: RawTracePointContext| percpu::address(ctx.arg(0), ctx.arg(1))
+        => |state| percpu::freed::<ROW>(percpu::address(ctx.arg(0), ctx.arg(1)), state)
 }
 
-/// `kmem_cache_free` from 6.0: (call site, address, cache).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn kmem_cache_free_named_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, ctx.arg(1), |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(ctx.arg(1), ctx.arg(2), state);
-    });
-    0
+// Functions. Of a chain at a function's entry, that which is attached last is called first. Kprobes
+// have none: the kernel skips them whenever any other BPF program of their kind runs on the CPU.
+
+chain! {
+    /// The function `kmem_cache_free(cache, object)`, where the tracepoint fires after the free.
+    CACHE_FREE: kmem_cache_free_entry, kmem_cache_free_entry_second, kmem_cache_free_entry_third, kmem_cache_free_entry_fourth;
+    fentry |ctx: FEntryContext| ctx.argument(1)
+        => |state| ledger::forget::<ROW>(ctx.argument(1), ctx.argument(0), state)
 }
 
-/// `mm_page_alloc`: (page, order, flags, migrate type).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn mm_page_alloc(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC }>(&ctx, ctx.arg(0), |state| {
-        page::allocated::<{ row::PAGE_ALLOC }>(&ctx, state)
-    });
-    0
+chain! {
+    /// The function `kvfree_call_rcu(head, ...)`.
+    RCU_FREE: kvfree_call_rcu, kvfree_call_rcu_second, kvfree_call_rcu_third, kvfree_call_rcu_fourth;
+    fentry |ctx: FEntryContext| rcu::object(&ctx)
+        => |state| rcu::queued::<ROW>(rcu::object(&ctx), state)
 }
 
-/// `mm_page_alloc`: (page, order, flags, migrate type).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn mm_page_alloc_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, ctx.arg(0), |state| {
-        page::allocated::<{ row::PAGE_ALLOC + row::SECOND }>(&ctx, state)
-    });
-    0
-}
-
-/// `mm_page_free`: (page, order). `mm_page_free_batched` comes on top of it.
-/// First of its pair.
-#[raw_tracepoint]
-pub fn mm_page_free(ctx: RawTracePointContext) -> i32 {
-    page::freed::<{ row::PAGE_FREE }>(&ctx);
-    0
-}
-
-/// `mm_page_free`: (page, order). `mm_page_free_batched` comes on top of it.
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn mm_page_free_second(ctx: RawTracePointContext) -> i32 {
-    page::freed::<{ row::PAGE_FREE + row::SECOND }>(&ctx);
-    0
-}
-
-/// `percpu_alloc_percpu` from 5.19: (call site, reserved, atomic, size, alignment, chunk, offset, ...).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn percpu_alloc_percpu(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC }>(
-        &ctx,
-        percpu::address(ctx.arg(5), ctx.arg(6)),
-        |state| {
-            percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 3, ctx.arg(0), state);
-        },
-    );
-    0
-}
-
-/// `percpu_alloc_percpu` from 5.19: (call site, reserved, atomic, size, alignment, chunk, offset, ...).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn percpu_alloc_percpu_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
-        &ctx,
-        percpu::address(ctx.arg(5), ctx.arg(6)),
-        |state| {
-            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 3, ctx.arg(0), state);
-        },
-    );
-    0
-}
-
-/// `percpu_alloc_percpu` up to 5.18: (reserved, atomic, size, alignment, chunk, offset, ...).
-/// First of its pair.
-#[raw_tracepoint]
-pub fn percpu_alloc_nameless(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC }>(
-        &ctx,
-        percpu::address(ctx.arg(4), ctx.arg(5)),
-        |state| {
-            percpu::allocated::<{ row::PERCPU_ALLOC }>(&ctx, 2, 0, state);
-        },
-    );
-    0
-}
-
-/// `percpu_alloc_percpu` up to 5.18: (reserved, atomic, size, alignment, chunk, offset, ...).
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn percpu_alloc_nameless_second(ctx: RawTracePointContext) -> i32 {
-    ledger::offer::<{ row::PERCPU_ALLOC + row::SECOND }>(
-        &ctx,
-        percpu::address(ctx.arg(4), ctx.arg(5)),
-        |state| {
-            percpu::allocated::<{ row::PERCPU_ALLOC + row::SECOND }>(&ctx, 2, 0, state);
-        },
-    );
-    0
-}
-
-/// `percpu_free_percpu`: (chunk, offset, pointer), before the memory can be given out again.
-/// First of its pair.
-#[raw_tracepoint]
-pub fn percpu_free_percpu(ctx: RawTracePointContext) -> i32 {
-    let address = percpu::address(ctx.arg(0), ctx.arg(1));
-    ledger::offer::<{ row::PERCPU_FREE }>(&ctx, address, |state| {
-        percpu::freed::<{ row::PERCPU_FREE }>(address, state);
-    });
-    0
-}
-
-/// `percpu_free_percpu`: (chunk, offset, pointer), before the memory can be given out again.
-/// Second of its pair.
-#[raw_tracepoint]
-pub fn percpu_free_percpu_second(ctx: RawTracePointContext) -> i32 {
-    let address = percpu::address(ctx.arg(0), ctx.arg(1));
-    ledger::offer::<{ row::PERCPU_FREE + row::SECOND }>(&ctx, address, |state| {
-        percpu::freed::<{ row::PERCPU_FREE + row::SECOND }>(address, state);
-    });
-    0
-}
-
-// Functions. Of a pair at a function's entry, that which is attached last is called first. Kprobes
-// have no pairs: the kernel skips them whenever any other BPF program of their kind runs on the CPU.
-
-/// The function `kmem_cache_free(cache, object)`, where the tracepoint fires after the free.
-/// First of its pair.
-#[fentry]
-pub fn kmem_cache_free_entry(ctx: FEntryContext) -> i32 {
-    let (cache, object) = (ctx.argument(0), ctx.argument(1));
-    ledger::offer::<{ row::CACHE_FREE }>(&ctx, object, |state| {
-        ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
-    });
-    0
-}
-
-/// The function `kmem_cache_free(cache, object)`, where the tracepoint fires after the free.
-/// Second of its pair.
-#[fentry]
-pub fn kmem_cache_free_entry_second(ctx: FEntryContext) -> i32 {
-    let (cache, object) = (ctx.argument(0), ctx.argument(1));
-    ledger::offer::<{ row::CACHE_FREE + row::SECOND }>(&ctx, object, |state| {
-        ledger::forget::<{ row::CACHE_FREE + row::SECOND }>(object, cache, state);
-    });
-    0
-}
-
-/// The function `kvfree_call_rcu(head, ...)`.
-/// First of its pair.
-#[fentry]
-pub fn kvfree_call_rcu(ctx: FEntryContext) -> i32 {
-    let object = rcu::object(&ctx);
-    ledger::offer::<{ row::RCU_FREE }>(&ctx, object, |state| {
-        rcu::queued::<{ row::RCU_FREE }>(object, state)
-    });
-    0
-}
-
-/// The function `kvfree_call_rcu(head, ...)`.
-/// Second of its pair.
-#[fentry]
-pub fn kvfree_call_rcu_second(ctx: FEntryContext) -> i32 {
-    let object = rcu::object(&ctx);
-    ledger::offer::<{ row::RCU_FREE + row::SECOND }>(&ctx, object, |state| {
-        rcu::queued::<{ row::RCU_FREE + row::SECOND }>(object, state)
-    });
-    0
+chain! {
+    /// The function `kmem_cache_free_bulk(cache, count, objects)`.
+    BULK_FREE: kmem_cache_free_bulk, kmem_cache_free_bulk_second, kmem_cache_free_bulk_third, kmem_cache_free_bulk_fourth;
+    fentry |ctx: FEntryContext| ctx.argument(2)
+        => |state| rcu::bulk::<ROW>(&ctx, state)
 }
 
 /// The function `kvfree_call_rcu(head, ...)`, by kprobe.
@@ -347,26 +178,6 @@ pub fn kvfree_call_rcu_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(state) = maps::cpu() {
         rcu::queued::<{ row::RCU_FREE }>(rcu::object(&ctx), state);
     }
-    0
-}
-
-/// The function `kmem_cache_free_bulk(cache, count, objects)`.
-/// First of its pair.
-#[fentry]
-pub fn kmem_cache_free_bulk(ctx: FEntryContext) -> i32 {
-    ledger::offer::<{ row::BULK_FREE }>(&ctx, ctx.argument(2), |state| {
-        rcu::bulk::<{ row::BULK_FREE }>(&ctx, state)
-    });
-    0
-}
-
-/// The function `kmem_cache_free_bulk(cache, count, objects)`.
-/// Second of its pair.
-#[fentry]
-pub fn kmem_cache_free_bulk_second(ctx: FEntryContext) -> i32 {
-    ledger::offer::<{ row::BULK_FREE + row::SECOND }>(&ctx, ctx.argument(2), |state| {
-        rcu::bulk::<{ row::BULK_FREE + row::SECOND }>(&ctx, state)
-    });
     0
 }
 

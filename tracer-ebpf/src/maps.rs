@@ -87,7 +87,7 @@ static SETTINGS: Settings = Settings {
     page_shift: 0,
     struct_page_shift: 0,
     possible_cpus: 0,
-    _pad: 0,
+    preemptible: 0,
 };
 
 /// Set by user space at load.

@@ -8,7 +8,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::programs::RawTracePointContext;
-use kleak_common::{CpuState, NESTED, ORDERS, Object, kind, page_key, role, row};
+use kleak_common::{CpuState, ORDERS, Object, kind, page_key, role};
 
 use crate::{
     ledger::{self, Allocation},
@@ -46,38 +46,24 @@ pub(crate) fn allocated<const ROW: u32>(ctx: &RawTracePointContext, state: &mut 
     );
 }
 
-/// `mm_page_free`: (page, order), before the pages can be given out again.
+/// `mm_page_free` of a block of an order that there is, before the pages can be given out again.
 #[inline(always)]
-pub(crate) fn freed<const ROW: u32>(ctx: &RawTracePointContext) {
-    let Some(state) = crate::maps::cpu() else { return };
-    let page: u64 = ctx.arg(0);
-    let order: u64 = ctx.arg(1);
+pub(crate) fn freed<const ROW: u32>(page: u64, order: u64, state: &mut CpuState) {
     if order >= ORDERS as u64 {
         return;
     }
     let order = order as u32;
     let key = page_key(page, order);
-    if ROW < row::SECOND {
-        push(state, key);
-    } else if pop(state, key) {
-        return;
-    } else {
-        state.tally[ROW as usize].rescued += 1;
-    }
+    let tally = &mut state.tally[ROW as usize];
+    tally.events += 1;
     if OBJECTS.get_ptr(&key).is_some() {
-        let tally = &mut state.tally[ROW as usize];
-        tally.events += 1;
         ledger::remove(key, tally);
         return;
     }
     let Some((block, object)) = containing(page, order) else {
-        let tally = &mut state.tally[ROW as usize];
-        tally.events += 1;
         tally.unknown_frees += 1;
         return;
     };
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
     // SAFETY: the entry is of a block that is not wholly free before this event is over, so that
     // nobody removes it meanwhile; other CPUs may free other parts, hence the atomic instruction.
     let left = unsafe {
@@ -125,29 +111,4 @@ fn containing(page: u64, order: u32) -> Option<(u64, *mut Object)> {
 #[inline(always)]
 fn bytes(order: u32) -> u32 {
     1 << ((setting!(page_shift) + order) & 31)
-}
-
-/// The first program has had an event.
-#[inline(always)]
-fn push(state: &mut CpuState, key: u64) {
-    let top = state.page_frees_top;
-    state.page_frees[top as usize & (NESTED - 1)] = key;
-    state.page_frees_top = top + 1;
-}
-
-/// Whether the first program has had the event, which is over then. Above it may lie what an
-/// interrupt left there whose second program was skipped.
-#[inline(always)]
-fn pop(state: &mut CpuState, key: u64) -> bool {
-    let top = state.page_frees_top;
-    for depth in 1..=NESTED as u64 {
-        let at = top.wrapping_sub(depth);
-        let entry = &mut state.page_frees[at as usize & (NESTED - 1)];
-        if *entry == key {
-            *entry = 0;
-            state.page_frees_top = at;
-            return true;
-        }
-    }
-    false
 }

@@ -14,7 +14,7 @@ use crate::{
     host::{Host, meminfo, process},
     probe::{self, CgroupSource, Probe, now_ns},
     report::{Owner, sanitize},
-    resolve::{cgroup_path, cgroups::Cgroups, machine},
+    resolve::{cgroups::Cgroups, machine, owners},
     trace::{
         Failure,
         signals::{Arrived, Signals},
@@ -172,7 +172,6 @@ impl Events {
 fn owner(maker: &Maker, place: &Place, cgroups: &mut Cgroups) -> Owner {
     let cgroup = cgroups.path(maker.cgroup, &place.host, &place.layout);
     let cgroup_removed = cgroups.removed(maker.cgroup, &place.host, &place.layout);
-    let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
     let mut processes = maker.processes.iter();
     let only = match (processes.next(), processes.next()) {
         (Some(process), None) if !maker.more_processes => Some(process),
@@ -185,14 +184,8 @@ fn owner(maker: &Maker, place: &Place, cgroups: &mut Cgroups) -> Owner {
         exited: only
             .and_then(|process| process::live(&place.host, process.tgid, process.start_ns).ok())
             .map(|live| !live),
-        cgroup,
         cgroup_removed,
-        unit: names.unit,
-        pod: names.pod_uid.clone(),
-        namespace: None,
-        container: names.container_id.clone(),
-        pod_uid: names.pod_uid,
-        container_id: names.container_id,
+        ..owners::of_cgroup(cgroup)
     }
 }
 

@@ -13,9 +13,9 @@ use super::{Config, Error, Following, Layout, OBJECT, Probe, Scope, functions, r
 /// What is attached.
 #[derive(Default)]
 pub(super) struct Links {
-    allocations: Vec<(&'static str, RawTracePointLinkId)>,
-    frees: Vec<(&'static str, RawTracePointLinkId)>,
-    life: Vec<(&'static str, RawTracePointLinkId)>,
+    allocations: Vec<(String, RawTracePointLinkId)>,
+    frees: Vec<(String, RawTracePointLinkId)>,
+    life: Vec<(String, RawTracePointLinkId)>,
     functions: Vec<functions::Link>,
 }
 
@@ -33,55 +33,60 @@ const LIFE: [&str; 7] = [
 /// Cgroups: need BTF.
 const CGROUPS: [&str; 4] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release", "cgroup_attach_task"];
 
-/// `(program, event)` of the allocations that the configuration asks for.
+/// What the later programs of a chain are called, after the first: as many as `row::CHAIN`.
+const LATER: [&str; 3] = ["_second", "_third", "_fourth"];
+
+/// The chain that begins with a program, in the order in which they are to be called.
+pub(super) fn chain(first: &str, layout: &Layout) -> Vec<String> {
+    let later = LATER.iter().take(if layout.preemptible { LATER.len() } else { 1 });
+    std::iter::once(first.to_owned()).chain(later.map(|place| format!("{first}{place}"))).collect()
+}
+
+/// `(first program of the chain, event)` of the allocations that the configuration asks for.
 fn allocations(config: &Config, layout: &Layout) -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
-    // The first of a pair is attached first, so that it is called first.
     if !config.sizes.is_empty() {
         for &event in &layout.kmalloc_events {
-            list.extend(layout.kmalloc.map(|program| (program, event)));
+            list.push((layout.kmalloc, event));
         }
     }
     if config.caches {
         for &event in &layout.cache_events {
-            list.extend(layout.cache.map(|program| (program, event)));
+            list.push((layout.cache, event));
         }
     }
     if config.pages {
-        list.extend(["mm_page_alloc", "mm_page_alloc_second"].map(|p| (p, "mm_page_alloc")));
+        list.push(("mm_page_alloc", "mm_page_alloc"));
     }
     if config.percpu {
-        let pair = layout.percpu.into_iter().flatten();
-        list.extend(pair.map(|program| (program, "percpu_alloc_percpu")));
+        list.extend(layout.percpu.map(|program| (program, "percpu_alloc_percpu")));
     }
     list
 }
 
-/// `(program, event)` of the frees, the first of a pair first.
+/// `(first program of the chain, event)` of the frees.
 fn frees(config: &Config, layout: &Layout) -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
     if config.slab() {
-        list.extend(["kfree", "kfree_second"].map(|program| (program, "kfree")));
-        list.extend(layout.cache_free.map(|program| (program, "kmem_cache_free")));
+        list.extend([("kfree", "kfree"), (layout.cache_free, "kmem_cache_free")]);
     }
     if config.pages {
-        list.extend(["mm_page_free", "mm_page_free_second"].map(|p| (p, "mm_page_free")));
+        list.push(("mm_page_free", "mm_page_free"));
     }
     if config.percpu {
-        let pair = ["percpu_free_percpu", "percpu_free_percpu_second"];
-        list.extend(pair.map(|program| (program, "percpu_free_percpu")));
+        list.push(("percpu_free_percpu", "percpu_free_percpu"));
     }
     list
 }
 
-/// Whether a program is the first of a pair.
+/// Whether a program is the first of a chain.
 pub(super) fn has_second(ebpf: &Ebpf, program: &str) -> bool {
     ebpf.program(&format!("{program}_second")).is_some()
 }
 
-/// Whether a program is the second of a pair: what it is skipped for, the first has had.
-pub(super) fn is_second(program: &str) -> bool {
-    program.ends_with("_second")
+/// Whether a program is a later one of a chain: what it is skipped for, another may have had.
+pub(super) fn is_later(program: &str) -> bool {
+    LATER.iter().any(|place| program.ends_with(place))
 }
 
 fn life(config: &Config, layout: &Layout) -> Vec<&'static str> {
@@ -102,17 +107,14 @@ pub(super) fn load_programs(
     config: &Config,
     layout: &Layout,
 ) -> Result<(), Error> {
-    let mut names: Vec<&str> = allocations(config, layout)
-        .into_iter()
-        .chain(frees(config, layout))
-        .map(|(program, _)| program)
-        .collect();
-    names.extend(life(config, layout));
-    names.extend(["lies_in", "learn_cache"]);
+    let chains = allocations(config, layout).into_iter().chain(frees(config, layout));
+    let mut names: Vec<String> = chains.flat_map(|(first, _)| chain(first, layout)).collect();
+    let others = life(config, layout).into_iter().chain(["lies_in", "learn_cache"]);
+    names.extend(others.map(str::to_owned));
     names.sort_unstable();
     names.dedup();
     for name in names {
-        program(ebpf, name)?
+        program(ebpf, &name)?
             .load()
             .map_err(|error| refused(&format!("program `{name}`"), &error))?;
     }
@@ -131,21 +133,21 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawT
 
 fn attach(
     ebpf: &mut Ebpf,
-    name: &'static str,
+    name: &str,
     event: &str,
-) -> Result<(&'static str, RawTracePointLinkId), Error> {
+) -> Result<(String, RawTracePointLinkId), Error> {
     let link = program(ebpf, name)?
         .attach(event)
         .map_err(|error| refused(&format!("to attach to tracepoint `{event}`"), &error))?;
-    Ok((name, link))
+    Ok((name.to_owned(), link))
 }
 
-fn detach(ebpf: &mut Ebpf, links: &mut Vec<(&'static str, RawTracePointLinkId)>) {
-    // The second of a pair first: what comes between, the first has, and nothing counts as rescued that
+fn detach(ebpf: &mut Ebpf, links: &mut Vec<(String, RawTracePointLinkId)>) {
+    // The last of a chain first: what comes between, the first has, and nothing counts as rescued that
     // nobody was skipped for.
     for (name, link) in links.drain(..).rev() {
         // A link that is gone is what was wanted.
-        if let Ok(program) = program(ebpf, name) {
+        if let Ok(program) = program(ebpf, &name) {
             drop(program.detach(link));
         }
     }
@@ -167,14 +169,20 @@ impl Probe {
         }
         let by_function =
             self.layout.frees_fire_late && self.free_mode.following != Following::Tracepoints;
-        for (program, event) in frees(config, &self.layout) {
+        // What is attached first is called first.
+        for (first, event) in frees(config, &self.layout) {
             // The function has been attached in its stead.
-            if !(by_function && event == "kmem_cache_free") {
-                links.frees.push(attach(&mut self.ebpf, program, event)?);
+            if by_function && event == "kmem_cache_free" {
+                continue;
+            }
+            for program in chain(first, &self.layout) {
+                links.frees.push(attach(&mut self.ebpf, &program, event)?);
             }
         }
-        for (program, event) in allocations(config, &self.layout) {
-            self.links.allocations.push(attach(&mut self.ebpf, program, event)?);
+        for (first, event) in allocations(config, &self.layout) {
+            for program in chain(first, &self.layout) {
+                links.allocations.push(attach(&mut self.ebpf, &program, event)?);
+            }
         }
         Ok(())
     }

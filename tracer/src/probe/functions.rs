@@ -10,7 +10,7 @@ use aya::{
 };
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use super::{Layout, read};
+use super::{Layout, attach::chain, read};
 
 /// How frees that no tracepoint shows are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct FreeMode {
 
 /// A program attached to a function.
 pub(super) enum Link {
-    Entry(&'static str, FEntryLinkId),
+    Entry(String, FEntryLinkId),
     Kprobe(&'static str, KProbeLinkId),
 }
 
@@ -54,28 +54,26 @@ pub(super) enum Link {
 struct Function {
     /// As in kallsyms.
     name: &'static str,
-    /// By trampoline: what is attached last is called first (`__bpf_trampoline_link_prog` puts it at
-    /// the head of its list, kernel/bpf/trampoline.c, 5.5 to 7.2), so the second of the pair comes
-    /// first.
-    entry: [&'static str; 2],
+    /// By trampoline: the first of the chain.
+    entry: &'static str,
     /// By kprobe.
     kprobe: &'static str,
 }
 
 const RCU: Function = Function {
     name: "kvfree_call_rcu",
-    entry: ["kvfree_call_rcu_second", "kvfree_call_rcu"],
+    entry: "kvfree_call_rcu",
     kprobe: "kvfree_call_rcu_kprobe",
 };
 const BULK: Function = Function {
     name: "kmem_cache_free_bulk",
-    entry: ["kmem_cache_free_bulk_second", "kmem_cache_free_bulk"],
+    entry: "kmem_cache_free_bulk",
     kprobe: "kmem_cache_free_bulk_kprobe",
 };
 /// Instead of the tracepoint, where that fires after the free.
 const CACHE_FREE: Function = Function {
     name: "kmem_cache_free",
-    entry: ["kmem_cache_free_entry_second", "kmem_cache_free_entry"],
+    entry: "kmem_cache_free_entry",
     kprobe: "kmem_cache_free_kprobe",
 };
 
@@ -101,10 +99,11 @@ pub(super) fn attach(
     if layout.frees_fire_late {
         functions.push(CACHE_FREE);
     }
-    let trampolines = match entries(ebpf, &functions, btf, links).and_then(|()| called(ebpf)) {
-        Ok(()) => return FreeMode { following: Following::Trampolines, obstacle: None },
-        Err(cause) => cause,
-    };
+    let trampolines =
+        match entries(ebpf, &functions, layout, btf, links).and_then(|()| called(ebpf)) {
+            Ok(()) => return FreeMode { following: Following::Trampolines, obstacle: None },
+            Err(cause) => cause,
+        };
     detach(ebpf, links);
     let kprobes = match kprobes(ebpf, &functions, links).and_then(|()| called(ebpf)) {
         Ok(()) => {
@@ -127,14 +126,17 @@ pub(super) fn attach(
 fn entries(
     ebpf: &mut Ebpf,
     functions: &[Function],
+    layout: &Layout,
     btf: &Path,
     links: &mut Vec<Link>,
 ) -> Result<(), String> {
     // Parsed anew, as aya has a form of its own, and dropped again: it is large.
     let btf = Btf::parse_file(btf, Endianness::default()).map_err(|error| cause(&error))?;
     for function in functions {
-        for name in function.entry {
-            let program = ebpf.program_mut(name).ok_or("they are not in this build")?;
+        // What is attached last is called first (`__bpf_trampoline_link_prog` puts it at the head of its
+        // list, kernel/bpf/trampoline.c, 5.5 to 7.2).
+        for name in chain(function.entry, layout).into_iter().rev() {
+            let program = ebpf.program_mut(&name).ok_or("they are not in this build")?;
             let program: &mut FEntry =
                 program.try_into().map_err(|_| "they are not in this build")?;
             program.load(function.name, &btf).map_err(|error| cause(&error))?;
@@ -161,7 +163,7 @@ pub(super) fn detach(ebpf: &mut Ebpf, links: &mut Vec<Link>) {
         // A link that is gone is what was wanted.
         match link {
             Link::Entry(name, link) => {
-                let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+                let program = ebpf.program_mut(&name).and_then(|program| program.try_into().ok());
                 drop(program.map(|program: &mut FEntry| program.detach(link)));
             }
             Link::Kprobe(name, link) => {

@@ -9,25 +9,28 @@ use super::{Error, types::KernelTypes};
 
 /// Shape of this kernel's tracepoints and structs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a kernel")]
 pub struct Layout {
-    /// The pair of programs for the `kmalloc` event.
-    pub kmalloc: [&'static str; 2],
+    /// The first program of the chain for the `kmalloc` event.
+    pub kmalloc: &'static str,
     /// Events that it is attached to.
     pub kmalloc_events: Vec<&'static str>,
-    /// The pair of programs for the `kmem_cache_alloc` event.
-    pub cache: [&'static str; 2],
+    /// The first program for the `kmem_cache_alloc` event.
+    pub cache: &'static str,
     /// Events that it is attached to.
     pub cache_events: Vec<&'static str>,
     /// Whether those name the slab cache (from 6.0); elsewhere it is found by the object's address,
     /// or not at all.
     pub named: bool,
-    /// The pair of programs for the `kmem_cache_free` event.
-    pub cache_free: [&'static str; 2],
+    /// The first program for the `kmem_cache_free` event.
+    pub cache_free: &'static str,
     /// Whether that event may fire after the free, when another CPU may have been given the address
     /// (up to 5.16; told by the cache that it does not name, so up to 5.19).
     pub frees_fire_late: bool,
-    /// The pair of programs for the `percpu_alloc_percpu` event; `None` where its shape is not known.
-    pub percpu: Option<[&'static str; 2]>,
+    /// The first program for the `percpu_alloc_percpu` event; `None` where its shape is not known.
+    pub percpu: Option<&'static str>,
+    /// Whether a task may be preempted in the midst of a program.
+    pub preemptible: bool,
     /// Whether the offsets come from BTF.
     pub btf: bool,
     /// Struct offsets.
@@ -58,32 +61,42 @@ pub struct SlabLists {
 }
 
 /// Of every kernel but 6.0.
-const KMALLOC: [&str; 2] = ["kmalloc", "kmalloc_second"];
+const KMALLOC: &str = "kmalloc";
 /// 6.0 has the slab cache between address and size.
-const KMALLOC_6_0: [&str; 2] = ["kmalloc_with_cache", "kmalloc_with_cache_second"];
+const KMALLOC_6_0: &str = "kmalloc_with_cache";
 
 /// From 6.0 on.
-const CACHE_NAMED: [&str; 2] = ["kmem_cache_alloc", "kmem_cache_alloc_second"];
-const CACHE_FREE_NAMED: [&str; 2] = ["kmem_cache_free_named", "kmem_cache_free_named_second"];
+const CACHE_NAMED: &str = "kmem_cache_alloc";
+const CACHE_FREE_NAMED: &str = "kmem_cache_free_named";
 /// Before.
-const CACHE_UNNAMED: [&str; 2] = ["kmem_cache_alloc_unnamed", "kmem_cache_alloc_unnamed_second"];
-const CACHE_FREE_UNNAMED: [&str; 2] = ["kmem_cache_free", "kmem_cache_free_second"];
+const CACHE_UNNAMED: &str = "kmem_cache_alloc_unnamed";
+const CACHE_FREE_UNNAMED: &str = "kmem_cache_free";
 
 /// From 5.19, where the event begins with the call site and ends with the flags.
-const PERCPU: [&str; 2] = ["percpu_alloc_percpu", "percpu_alloc_percpu_second"];
+const PERCPU: &str = "percpu_alloc_percpu";
 /// Before.
-const PERCPU_NAMELESS: [&str; 2] = ["percpu_alloc_nameless", "percpu_alloc_nameless_second"];
+const PERCPU_NAMELESS: &str = "percpu_alloc_nameless";
 
 /// `__GFP_DMA`, `__GFP_RECLAIMABLE` (both unchanged since 2.6.23) and `__GFP_ACCOUNT` (0x400000
 /// since 5.4) of `include/linux/gfp_types.h`, for kernels whose BTF does not name the bits (they
 /// are enumerators since 6.10).
 const GFP: [u32; 3] = [0x01, 0x10, 0x40_0000];
 
-/// Finds the layout.
+/// Finds the layout, on a kernel of that release (`uname -r`).
 ///
 /// Errors: neither BTF nor tracefs can be read, or the events have a shape that kleak does not
 /// know.
-pub fn find(btf: &Path, tracefs: &[PathBuf]) -> Result<Layout, Error> {
+pub fn find(btf: &Path, tracefs: &[PathBuf], release: &str) -> Result<Layout, Error> {
+    Ok(Layout { preemptible: preemptible(release), ..shapes(btf, tracefs)? })
+}
+
+/// From 7.0 on tracepoints call their programs with preemption enabled (`__DO_TRACE_CALL` under
+/// `srcu_fast`, include/linux/tracepoint.h), which no type and no symbol tells.
+fn preemptible(release: &str) -> bool {
+    release.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|n| n >= 7)
+}
+
+fn shapes(btf: &Path, tracefs: &[PathBuf]) -> Result<Layout, Error> {
     if let Some(types) = KernelTypes::open(btf) {
         return from_btf(&types);
     }
@@ -126,6 +139,7 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
             10 => Some(PERCPU),
             _ => None,
         }),
+        preemptible: true,
         btf: true,
         offsets: offsets(types),
         stack_size: types.size("thread_union"),
@@ -222,6 +236,7 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
         // The `_node` twins went with 6.1, two releases after the free was mended.
         frees_fire_late: twins,
         percpu: percpu_from_tracefs(kmem),
+        preemptible: true,
         btf: false,
         offsets: Offsets::NONE,
         stack_size: None,
@@ -233,7 +248,7 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
 
 /// `call_site` came as the first field of the event, and as its first argument, in 5.19
 /// (`include/trace/events/percpu.h`).
-fn percpu_from_tracefs(kmem: &Path) -> Option<[&'static str; 2]> {
+fn percpu_from_tracefs(kmem: &Path) -> Option<&'static str> {
     let format = kmem.parent()?.join("percpu/percpu_alloc_percpu/format");
     let format = std::fs::read_to_string(format).ok()?;
     let has = |field: &str| format.contains(&format!(" {field};"));
@@ -255,6 +270,7 @@ pub(super) fn sample() -> Layout {
         cache_free: CACHE_FREE_NAMED,
         frees_fire_late: false,
         percpu: None,
+        preemptible: false,
         btf: false,
         offsets: Offsets::NONE,
         stack_size: None,
@@ -309,8 +325,18 @@ mod tests {
     }
 
     #[test]
+    fn programs_may_be_preempted_from_7_0_on() {
+        for release in ["7.0.0", "7.2.12+deb13-cloud-amd64", "10.1", "unheard of"] {
+            assert!(super::preemptible(release), "{release}");
+        }
+        for release in ["6.18.33", "5.10.0-33-amd64", "6.12.57+deb13-amd64"] {
+            assert!(!super::preemptible(release), "{release}");
+        }
+    }
+
+    #[test]
     fn nothing_to_read_is_an_error_that_says_what_to_do() {
-        let error = find(Path::new("/nonexistent/btf"), &[PathBuf::from("/nonexistent")])
+        let error = find(Path::new("/nonexistent/btf"), &[PathBuf::from("/nonexistent")], "6.1.0")
             .unwrap_err()
             .to_string();
         assert!(error.contains("mount -t tracefs"), "{error}");

@@ -23,7 +23,11 @@ use hashbrown::HashMap;
 use kleak_common::{CallPath, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
 
 use self::bases::Bases;
-use crate::host::cgroup::{CgroupLayout, MemoryVersion};
+use crate::host::{
+    Host,
+    cgroup::{CgroupLayout, MemoryVersion},
+    system,
+};
 
 pub(crate) use self::read::{cache_name, comm_text, now_ns};
 pub use self::{
@@ -199,7 +203,10 @@ impl Probe {
             return Err(Error::NoObject);
         }
         rights::check()?;
-        let layout = layout::find(&config.btf, &config.tracefs)?;
+        // Of an unknown release the worst is assumed.
+        let release =
+            system::uname(&Host::default()).map(|uname| uname.release).unwrap_or_default();
+        let layout = layout::find(&config.btf, &config.tracefs, &release)?;
         if config.scope == Scope::Cgroups && !layout.btf {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
         }
@@ -347,7 +354,7 @@ fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings 
             .filter(|size| size.is_power_of_two())
             .map_or(0, u32::trailing_zeros),
         possible_cpus: config.possible_cpus,
-        _pad: 0,
+        preemptible: u32::from(layout.preemptible),
     }
 }
 

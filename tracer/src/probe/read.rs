@@ -269,12 +269,12 @@ impl Probe {
             runs += run_count;
             if super::attach::has_second(&self.ebpf, name) {
                 by_first += misses;
-            } else if !super::attach::is_second(name) {
+            } else if !super::attach::is_later(name) {
                 by_others += misses;
             }
             read += 1;
         }
-        // What the first of a pair was skipped for, the second has dealt with, unless it ran too.
+        // What the first of a chain was skipped for, a later one has dealt with, unless they ran too.
         let lost = by_first.saturating_sub(snapshot.tally.rescued) + by_others;
         tracing::debug!(by_first, by_others, lost, "events that programs missed");
         snapshot.missed_events = (read > 0).then_some(lost);

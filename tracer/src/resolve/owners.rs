@@ -47,26 +47,33 @@ fn nobody(kind: &str) -> Owner {
     Owner { kind: kind.to_owned(), ..Owner::default() }
 }
 
+/// What the path of its cgroup says of an owner.
+pub(crate) fn of_cgroup(cgroup: Option<String>) -> Owner {
+    let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
+    Owner {
+        cgroup,
+        unit: names.unit,
+        pod: names.pod_uid.clone(),
+        container: names.container_id.clone(),
+        pod_uid: names.pod_uid,
+        container_id: names.container_id,
+        ..Owner::default()
+    }
+}
+
 fn of_process(
     site: &Site,
     identity: &Identity,
     cgroup: Option<String>,
     cgroup_removed: Option<bool>,
 ) -> Owner {
-    let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
     Owner {
         kind: if site.context == context::KTHREAD { "kthread" } else { "process" }.to_owned(),
         pid: Some(site.tgid),
         comm: identity.comm.clone(),
         exited: identity.exited,
-        cgroup,
         cgroup_removed,
-        unit: names.unit,
-        pod: names.pod_uid.clone(),
-        namespace: None,
-        container: names.container_id.clone(),
-        pod_uid: names.pod_uid,
-        container_id: names.container_id,
+        ..of_cgroup(cgroup)
     }
 }
 

@@ -60,17 +60,10 @@ impl Planned {
     }
 }
 
-/// Kernels that are run only when asked for: from 7.0 on a task can be preempted inside one of kleak's
-/// programs, and the kernel then skips the events of others on that CPU. Counted as missed, but the
-/// tests of several threads fail for it.
-const ONLY_WHEN_ASKED: [&str; 1] = ["7.2"];
-
-/// The machines of these kernels and variants; none means all but [`ONLY_WHEN_ASKED`].
+/// The machines of these kernels and variants; none means all.
 pub(super) fn of(kernels: &[String], chosen: &[Variant]) -> Result<Vec<Planned>> {
-    let wanted = |series: &&Series| {
-        let usual = kernels.is_empty() && !ONLY_WHEN_ASKED.contains(&series.name);
-        usual || kernels.iter().any(|name| name == series.name)
-    };
+    let wanted =
+        |series: &&Series| kernels.is_empty() || kernels.iter().any(|name| name == series.name);
     let variants = |series: &'static Series| {
         let asked = |variant: &Variant| chosen.is_empty() || chosen.contains(variant);
         let variants = Variant::ALL.into_iter().filter(asked);
@@ -108,10 +101,10 @@ mod tests {
                 "6.12",
                 "6.18",
                 "6.18 no-btf",
-                "6.18 no-trampolines"
+                "6.18 no-trampolines",
+                "7.2"
             ]
         );
-        assert_eq!(labels(&["7.2".to_owned()], &[]).unwrap(), ["7.2"]);
         assert_eq!(labels(&["6.1".to_owned()], &[Variant::CgroupV1]).unwrap(), ["6.1 cgroup-v1"]);
         assert!(labels(&["7.2".to_owned()], &[Variant::CgroupV1]).is_err());
     }
