@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use kleak_tests::harness::{
     Report, Tracer, Workload, cgroup_hierarchy, holds_frame, require_caches, require_live, skip,
+    vm_variant,
 };
 use serde_json::Value;
 
@@ -15,9 +16,11 @@ const SECONDS: &str = "KLEAK_STORM_S";
 /// Otherwise it lasts so long.
 const SHORT: u64 = 20;
 
-/// Each way to lose an event has a counter; one free in so many is lost all the same, and nobody knows
-/// how: of what RCU callbacks free in a softirq, 5 to 42 of some 6 million objects stayed on 6.18, while
-/// the kernel skipped no event that was not rescued.
+/// Each way to lose an event has a counter, and on a kernel of its own nothing else is left. But a host
+/// may have its kernel call no BPF program while its own agent is the current task, and say so nowhere:
+/// seen on a 6.18 of a micro-VM, where softirqs on top of that task freed 339 objects, by ftrace, with
+/// not one call of kleak's programs, of 3.4 million in all softirqs. One object in so many is let pass
+/// on such a machine.
 const UNCOUNTED_ONE_IN: u64 = 20_000;
 
 /// What a function allocates, and why it is still there when all is released. A reason for each.
@@ -43,7 +46,7 @@ const BY_DESIGN: &[Kept] = &[
               vmalloc frees lazily",
     },
     Kept {
-        functions: &["radix_tree_node_alloc", "xas_alloc", "idr_get_free"],
+        functions: &["radix_tree_node_alloc", "xas_alloc", "idr_get_free", "ida_alloc"],
         why: "a node of a tree of ids: as long as somebody else's id is in it",
     },
     Kept {
@@ -60,6 +63,11 @@ const BY_DESIGN: &[Kept] = &[
         why: "the slab allocator's own",
     },
     Kept {
+        functions: &["__alloc_skb", "__napi_alloc_skb", "napi_build_skb", "slab_build_skb"],
+        why: "each CPU keeps heads of packets that softirqs freed (up to NAPI_SKB_CACHE_SIZE, \
+              net/core/skbuff.c), and frees the rest of them by kmem_cache_free_bulk",
+    },
+    Kept {
         functions: &["neigh_alloc", "___neigh_create", "inet_getpeer", "tcp_metrics", "dst_alloc"],
         why: "the network remembers whom it spoke to",
     },
@@ -73,10 +81,6 @@ const UNSEEN: &[Kept] = &[
     Kept { functions: &["timer_create"], why: "posix_timer_free(): kfree_rcu" },
     Kept { functions: &["posix_acl"], why: "posix_acl_release(): kfree_rcu" },
     Kept { functions: &["ip_mc_"], why: "ip_ma_put(), ip_mc_leave_group(): kfree_rcu" },
-    Kept {
-        functions: &["__alloc_skb", "__napi_alloc_skb", "napi_build_skb", "slab_build_skb"],
-        why: "napi_skb_cache_put(): kmem_cache_free_bulk",
-    },
     Kept {
         functions: &["inet_hash_connect", "inet_bind_bucket_create", "inet_bind2_bucket"],
         why: "inet_bind_bucket_destroy(): kfree_rcu",
@@ -221,7 +225,8 @@ fn nothing_is_left_of_a_storm() -> Result<()> {
 
     let (lines, objects) = unexplained(&report, pid, count)?;
     let counted = loss["missed_events"].as_u64().unwrap_or(0);
-    let excused = objects <= counted.max(allocated / UNCOUNTED_ONE_IN);
+    let uncounted = if vm_variant().is_some() { 0 } else { allocated / UNCOUNTED_ONE_IN };
+    let excused = objects <= counted.max(uncounted);
     ensure!(
         lines.is_empty() || excused,
         "{objects} objects of {allocated} are left without a reason: {loss:#}\n{}",

@@ -68,17 +68,18 @@ pub struct Offer {
     pub seen: u64,
 }
 
-/// Events of one row that can be under way on a CPU, interrupting each other, without being taken for
-/// each other.
-pub const OFFERS: usize = 32;
+/// Events of one kind that can be under way on a CPU without being taken for each other: 16 in a task,
+/// in a softirq, in a hardware interrupt, and in one that interrupts a softirq.
+pub const OFFERS: usize = 64;
 
-/// Where the offer of an event with arguments at this address is kept, below [`OFFERS`].
+/// Where the offer of an event with arguments at this address is kept, below [`OFFERS`]. What interrupts
+/// an event never shares its place; another task that preempts it may, once in 16 times.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "five bits")]
-pub fn offer_slot(arguments: u64) -> usize {
+pub fn offer_slot(arguments: u64, softirq: u32, hardirq: u32) -> usize {
+    let level = (softirq & 1) << 1 | hardirq & 1;
     let mixed = (arguments >> 5) ^ (arguments >> 10) ^ (arguments >> 14);
-    (mixed & (OFFERS as u64 - 1)) as usize
+    (level as usize) << 4 | (mixed & 15) as usize
 }
 
 /// The only state that both sides change after loading.

@@ -52,7 +52,8 @@ pub(crate) fn offer<const ROW: u32>(
     let Some(state) = cpu() else { return };
     let place = ROW / row::KINDS;
     let arguments = owner::note_stack(ctx, state, ROW as usize);
-    let slot = (ROW % row::KINDS) as usize * OFFERS + offer_slot(arguments);
+    let slot = offer_slot(arguments, state.softirq, state.hardirq);
+    let slot = (ROW % row::KINDS) as usize * OFFERS + slot;
     let offered = &mut state.offered[slot];
     let same = offered.arguments == arguments && offered.address == address;
     if place > 0 && same && offered.seen >> place == 0 {
