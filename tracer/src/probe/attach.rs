@@ -35,6 +35,7 @@ const CGROUPS: [&str; 4] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release", "c
 
 /// What the later programs of a chain are called, after the first: as many as `row::CHAIN`.
 const LATER: [&str; 3] = ["_second", "_third", "_fourth"];
+const _: () = assert!(LATER.len() + 1 == kleak_common::row::CHAIN as usize);
 
 /// The chain that begins with a program, in the order in which they are to be called.
 pub(super) fn chain(first: &str, layout: &Layout) -> Vec<String> {
