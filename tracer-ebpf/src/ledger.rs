@@ -15,7 +15,7 @@ use kleak_common::{
 
 use crate::{
     cache,
-    maps::{COUNTS, DEFERRED, OBJECTS, SITES, cpu, misaligned, set_misaligned, setting},
+    maps::{COUNTS, DEFERRED, OBJECTS, SITES, bounded, cpu, misaligned, set_misaligned, setting},
     owner, path, process, slab, stack,
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn offer<const ROW: u32>(
     let arguments = owner::note_stack(ctx, state, ROW as usize);
     let slot = offer_slot(arguments, state.softirq, state.hardirq);
     let slot = (ROW % row::KINDS) as usize * OFFERS + slot;
-    let offered = &mut state.offered[slot];
+    let offered = &mut state.offered[bounded(slot, OFFERS * row::KINDS as usize)];
     let same = offered.arguments == arguments && offered.address == address;
     if place > 0 && same && offered.seen >> place == 0 {
         offered.seen |= 1 << place;

@@ -151,17 +151,17 @@ pub(crate) fn follows(slot: usize) -> bool {
 pub(crate) fn piece_start(index: usize) -> u64 {
     let start = (&raw const CALL_PATH.starts).cast::<u64>();
     // SAFETY: the index is below the length; volatile for the reason given at `setting`.
-    unsafe { core::ptr::read_volatile(start.add(piece_index(index))) }
+    unsafe { core::ptr::read_volatile(start.add(bounded(index, PIECES))) }
 }
 
-/// The index, below [`PIECES`], in a way that every verifier sees: up to 6.1 it loses track of one that
-/// was made by shifts and masks, which the compiler knows to be small and does not compare.
+/// An index below `limit`, in a way that every verifier sees: up to 6.1 it loses track of one that was
+/// made by shifts and masks, which the compiler knows to be small and does not compare.
 #[inline(always)]
-fn piece_index(index: usize) -> usize {
+pub(crate) fn bounded(index: usize, limit: usize) -> usize {
     let mut index = index;
     // SAFETY: a local variable.
     let index = unsafe { core::ptr::read_volatile(&raw mut index) };
-    if index < PIECES { index } else { 0 }
+    if index < limit { index } else { 0 }
 }
 
 /// What it is.
@@ -169,7 +169,7 @@ fn piece_index(index: usize) -> usize {
 pub(crate) fn piece_role(index: usize) -> u8 {
     let role = (&raw const CALL_PATH.roles).cast::<u8>();
     // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(role.add(piece_index(index))) }
+    unsafe { core::ptr::read_volatile(role.add(bounded(index, PIECES))) }
 }
 
 /// Whether a block of that order has been allocated since the start.
