@@ -217,13 +217,13 @@ fn note(
         }
     };
     let so = if confirmed(checks, cache) {
-        "slabinfo says that they are there all the same"
+        "; slabinfo says that they are there all the same"
     } else {
-        "they are no evidence of a leak"
+        ", so they are no evidence of a leak"
     };
     format!(
         "{cache} through {function}: {count} look outstanding, but {what}, which cannot be followed \
-         here, so {so}."
+         here{so}."
     )
 }
 
