@@ -187,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Bases, IMAGE, LOWEST_DIRECT, work_out};
-    use crate::probe::layout::{Layout, SlabLists, sample};
+    use crate::probe::layout::{Layout, SlabLists, bare};
 
     const PAGE_OFFSET: u64 = 0xffff_9a40_0000_0000;
     const VMEMMAP: u64 = 0xffff_f2c0_4000_0000;
@@ -204,7 +204,7 @@ mod tests {
 
     fn layout() -> Layout {
         let offsets = Offsets { cache_list: LIST, page_head: 8, slab_cache: 8, ..Offsets::NONE };
-        Layout { offsets, slab_lists: Some(LISTS), page_struct: Some(PAGE_STRUCT), ..sample() }
+        Layout { offsets, slab_lists: Some(LISTS), page_struct: Some(PAGE_STRUCT), ..bare(false) }
     }
 
     fn cache(index: u64) -> u64 {

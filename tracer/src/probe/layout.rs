@@ -87,7 +87,15 @@ const GFP: [u32; 3] = [0x01, 0x10, 0x40_0000];
 /// Errors: neither BTF nor tracefs can be read, or the events have a shape that kleak does not
 /// know.
 pub fn find(btf: &Path, tracefs: &[PathBuf], release: &str) -> Result<Layout, Error> {
-    Ok(Layout { preemptible: preemptible(release), ..shapes(btf, tracefs)? })
+    let preemptible = preemptible(release);
+    if let Some(types) = KernelTypes::open(btf) {
+        return from_btf(&types, preemptible);
+    }
+    let Some(events) = tracefs.iter().map(|root| root.join("events/kmem")).find(|d| d.is_dir())
+    else {
+        return Err(Error::NoLayout { btf: btf.to_owned() });
+    };
+    from_tracefs(&events, preemptible)
 }
 
 /// From 7.0 on tracepoints call their programs with preemption enabled (`__DO_TRACE_CALL` under
@@ -96,18 +104,7 @@ fn preemptible(release: &str) -> bool {
     release.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|n| n >= 7)
 }
 
-fn shapes(btf: &Path, tracefs: &[PathBuf]) -> Result<Layout, Error> {
-    if let Some(types) = KernelTypes::open(btf) {
-        return from_btf(&types);
-    }
-    let Some(events) = tracefs.iter().map(|root| root.join("events/kmem")).find(|d| d.is_dir())
-    else {
-        return Err(Error::NoLayout { btf: btf.to_owned() });
-    };
-    from_tracefs(&events)
-}
-
-fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
+fn from_btf(types: &KernelTypes, preemptible: bool) -> Result<Layout, Error> {
     let Some(kmalloc) = types.tracepoint("kmalloc") else {
         return Err(Error::UnknownShape { event: "kmalloc" });
     };
@@ -139,7 +136,7 @@ fn from_btf(types: &KernelTypes) -> Result<Layout, Error> {
             10 => Some(PERCPU),
             _ => None,
         }),
-        preemptible: true,
+        preemptible,
         btf: true,
         offsets: offsets(types),
         stack_size: types.size("thread_union"),
@@ -217,7 +214,7 @@ fn slab_lists(types: &KernelTypes) -> Option<SlabLists> {
 
 /// The shapes by what tracefs shows: `_node` twins were there up to 6.0, and `accounted` came with
 /// the cache argument in 6.0 (`include/trace/events/kmem.h`).
-fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
+fn from_tracefs(kmem: &Path, preemptible: bool) -> Result<Layout, Error> {
     let format = std::fs::read_to_string(kmem.join("kmalloc/format"))
         .map_err(|_| Error::UnknownShape { event: "kmalloc" })?;
     let has = |field: &str| format.contains(&format!(" {field};"));
@@ -228,22 +225,33 @@ fn from_tracefs(kmem: &Path) -> Result<Layout, Error> {
     Ok(Layout {
         kmalloc: if twins && has("accounted") { KMALLOC_6_0 } else { KMALLOC },
         kmalloc_events: events("kmalloc", "kmalloc_node", twins),
-        cache: CACHE_UNNAMED,
-        // Without BTF a cache's name cannot be read from its struct.
-        cache_events: Vec::new(),
-        named: false,
-        cache_free: CACHE_FREE_UNNAMED,
         // The `_node` twins went with 6.1, two releases after the free was mended.
         frees_fire_late: twins,
         percpu: percpu_from_tracefs(kmem),
-        preemptible: true,
+        ..bare(preemptible)
+    })
+}
+
+/// What is the same wherever no types are shown: without them a cache's name cannot be read from its
+/// struct.
+pub(super) const fn bare(preemptible: bool) -> Layout {
+    Layout {
+        kmalloc: KMALLOC,
+        kmalloc_events: Vec::new(),
+        cache: CACHE_UNNAMED,
+        cache_events: Vec::new(),
+        named: false,
+        cache_free: CACHE_FREE_UNNAMED,
+        frees_fire_late: false,
+        percpu: None,
+        preemptible,
         btf: false,
         offsets: Offsets::NONE,
         stack_size: None,
         page_struct: None,
         slab_lists: None,
         gfp: GFP,
-    })
+    }
 }
 
 /// `call_site` came as the first field of the event, and as its first argument, in 5.19
@@ -256,28 +264,6 @@ fn percpu_from_tracefs(kmem: &Path) -> Option<&'static str> {
         return None;
     }
     Some(if has("call_site") { PERCPU } else { PERCPU_NAMELESS })
-}
-
-/// One with nothing known, for tests of what follows from it.
-#[cfg(test)]
-pub(super) fn sample() -> Layout {
-    Layout {
-        kmalloc: KMALLOC,
-        kmalloc_events: events("kmalloc", "kmalloc_node", false),
-        cache: CACHE_NAMED,
-        cache_events: events("kmem_cache_alloc", "kmem_cache_alloc_node", false),
-        named: true,
-        cache_free: CACHE_FREE_NAMED,
-        frees_fire_late: false,
-        percpu: None,
-        preemptible: false,
-        btf: false,
-        offsets: Offsets::NONE,
-        stack_size: None,
-        page_struct: None,
-        slab_lists: None,
-        gfp: GFP,
-    }
 }
 
 #[cfg(test)]
@@ -301,11 +287,11 @@ mod tests {
 
     #[test]
     fn tracefs_tells_the_three_shapes_apart() {
-        let old = from_tracefs(tree(true, "").path()).unwrap();
+        let old = from_tracefs(tree(true, "").path(), false).unwrap();
         assert_eq!((old.kmalloc, old.kmalloc_events.len()), (super::KMALLOC, 2));
-        let v6_0 = from_tracefs(tree(true, "\tfield:bool accounted;\n").path()).unwrap();
+        let v6_0 = from_tracefs(tree(true, "\tfield:bool accounted;\n").path(), false).unwrap();
         assert_eq!(v6_0.kmalloc, super::KMALLOC_6_0);
-        let new = from_tracefs(tree(false, "\tfield:bool accounted;\n").path()).unwrap();
+        let new = from_tracefs(tree(false, "\tfield:bool accounted;\n").path(), false).unwrap();
         assert_eq!((new.kmalloc, new.kmalloc_events.len()), (super::KMALLOC, 1));
     }
 
