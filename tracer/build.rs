@@ -1,10 +1,17 @@
-//! Puts the BPF object that `cargo xtask build` has made where the crate includes it from. Without
-//! one the file is empty: a plain `cargo check` or `cargo test` needs no BPF tool chain.
+//! Puts the BPF objects that `cargo xtask build` has made where the crate includes them from. Without
+//! them the files are empty: a plain `cargo check` or `cargo test` needs no BPF tool chain.
 #![allow(clippy::print_stdout, reason = "stdout is how a build script talks to cargo")]
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+/// Names the first of the objects; the other lies beside it.
 const OBJECT: &str = "KLEAK_BPF_OBJECT";
+/// For kernels from 5.12 on, and for those before.
+const FILES: [&str; 2] = ["kleak.bpf.o", "kleak-before-5.12.bpf.o"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
@@ -19,29 +26,35 @@ fn main() -> ExitCode {
 }
 
 fn embed() -> Result<(), String> {
-    let out = env::var_os("OUT_DIR").ok_or("cargo has not set OUT_DIR")?;
-    let out = PathBuf::from(out).join("kleak.bpf.o");
-    let object = match env::var_os(OBJECT).filter(|path| !path.is_empty()) {
-        Some(path) => {
-            let path = PathBuf::from(path);
-            if !path.is_absolute() {
-                return Err(format!("{OBJECT} is `{}`: make it absolute", path.display()));
-            }
-            println!("cargo::rerun-if-changed={}", path.display());
-            let object = fs::read(&path).map_err(|error| {
-                format!(
-                    "{OBJECT} names {}, which cannot be read ({error}): run `cargo xtask build`, \
-                     or unset it to build without BPF programs",
-                    path.display()
-                )
-            })?;
-            // What the linker leaves when it is stopped half-way must not look like "no programs".
-            if !object.starts_with(b"\x7fELF") {
-                return Err(format!("{OBJECT} names {}, which is no ELF file", path.display()));
-            }
-            object
-        }
-        None => Vec::new(),
-    };
-    fs::write(&out, object).map_err(|error| format!("cannot write {}: {error}", out.display()))
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo has not set OUT_DIR")?);
+    let named = env::var_os(OBJECT).filter(|path| !path.is_empty()).map(PathBuf::from);
+    for file in FILES {
+        let object = match &named {
+            Some(path) => read(&path.with_file_name(file))?,
+            None => Vec::new(),
+        };
+        let out = out.join(file);
+        fs::write(&out, object)
+            .map_err(|error| format!("cannot write {}: {error}", out.display()))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    if !path.is_absolute() {
+        return Err(format!("{OBJECT} is `{}`: make it absolute", path.display()));
+    }
+    println!("cargo::rerun-if-changed={}", path.display());
+    let object = fs::read(path).map_err(|error| {
+        format!(
+            "{} cannot be read ({error}), to which {OBJECT} leads: run `cargo xtask build`, or \
+             unset it to build without BPF programs",
+            path.display()
+        )
+    })?;
+    // What the linker leaves when it is stopped half-way must not look like "no programs".
+    if !object.starts_with(b"\x7fELF") {
+        return Err(format!("{}, to which {OBJECT} leads, is no ELF file", path.display()));
+    }
+    Ok(object)
 }

@@ -8,7 +8,9 @@
 mod record;
 mod settings;
 mod state;
+mod table;
 
 pub use record::*;
 pub use settings::*;
 pub use state::*;
+pub use table::*;

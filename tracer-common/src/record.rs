@@ -354,13 +354,13 @@ pub struct CgroupEvent {
     pub path: [u8; PATH_LEN],
 }
 
-/// What the program `lies_in` answers.
+/// What the program `revalidate` answers.
 pub mod lies_in {
-    /// It cannot be told.
+    /// It cannot be told, or the object is another one now.
     pub const UNKNOWN: u32 = 0;
     /// The address lies in a page of that slab cache.
     pub const YES: u32 = 1;
-    /// It does not.
+    /// It does not, and the object has been taken out.
     pub const NO: u32 = 2;
 }
 
@@ -419,7 +419,7 @@ mod pod {
     use super::{
         Cache, DeferredFree, Object, Process, ProcessKey, Queued, Site, SiteCounts, Tally,
     };
-    use crate::{CallPath, Control, CpuState};
+    use crate::{Bucket, CallPath, Control, CpuState};
     use crate::{Offsets, Settings};
 
     macro_rules! pod {
@@ -443,7 +443,8 @@ mod pod {
         Cache,
         Settings,
         Offsets,
-        CallPath
+        CallPath,
+        Bucket
     );
 }
 

@@ -91,6 +91,10 @@ pub struct Settings {
     pub possible_cpus: u32,
     /// 1: a task may be preempted in the midst of a program, and another run the others on that CPU.
     pub preemptible: u32,
+    /// Buckets of the table of objects; 0 where they are in a hash.
+    pub buckets: u32,
+    /// How many places in it a CPU takes at a time, and gives back.
+    pub credit_lot: u32,
 }
 
 /// What a function of the kernel's text is to a call path into the page or per-CPU allocator.
@@ -267,7 +271,7 @@ pub mod row {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 96);
+    assert!(size_of::<Settings>() == 104);
     assert!(size_of::<CallPath>() == PIECES * 9);
     assert!(size_of::<Offsets>() == 23 * 4);
 };

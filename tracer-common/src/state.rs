@@ -44,6 +44,9 @@ pub struct CpuState {
     /// Events that are being offered to the programs of their chains: [`OFFERS`] of them for each kind,
     /// by [`offer_slot`].
     pub offered: [Offer; OFFERS * row::KINDS as usize],
+    /// Objects that a program may still enter into the table before it asks for more leave
+    /// ([`Control::credit`]), or gives some back.
+    pub credit: [u64; ROWS],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
@@ -99,6 +102,8 @@ pub struct Control {
     pub answer: u64,
     /// Where the walk over the list of slab caches stands; 0 before it.
     pub cursor: u64,
+    /// Objects that the table has room for and no CPU has taken leave to enter.
+    pub credit: u64,
     /// 1 at each order of which a block of pages has been allocated: others need not be looked for
     /// when a part of one is freed. A byte each, so that CPUs do not undo each other's.
     pub orders: [u8; ORDERS],
@@ -110,7 +115,12 @@ const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
         size_of::<CpuState>()
-            == 8 + 8 * ROWS + 48 * ROWS + 24 * OFFERS * row::KINDS as usize + 24 + ROWS * TALLY
+            == 8 + 8 * ROWS
+                + 8 * ROWS
+                + 48 * ROWS
+                + 24 * OFFERS * row::KINDS as usize
+                + 24
+                + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 32 + ORDERS);
+    assert!(size_of::<Control>() == 40 + ORDERS);
 };

@@ -3,28 +3,23 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_ns,
+    EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns,
     programs::RawTracePointContext,
 };
 use kleak_common::{
     CpuState, DeferredFree, LARGEST_CACHED, OFFERS, Object, Offer, Site, SiteCounts, Tally,
-    context, kind, offer_slot, row,
+    context, kind, lies_in, offer_slot, row,
 };
 
 use crate::{
     cache,
-    maps::{COUNTS, DEFERRED, OBJECTS, SITES, bounded, cpu, misaligned, set_misaligned, setting},
+    maps::{COUNTS, DEFERRED, SITES, bounded, cpu, misaligned, set_misaligned, setting},
+    objects::{self, Entered},
     owner, path, process, slab, stack,
 };
 
 /// `-EEXIST`: the key is there already.
 pub(crate) const EEXIST: i32 = -17;
-/// `-E2BIG`: the map is full.
-const E2BIG: i32 = -7;
-/// `-ENOENT`: the key is not there.
-const ENOENT: i32 = -2;
 /// `ZERO_SIZE_PTR` (`include/linux/slab.h`): what `kmalloc(0)` returns. NULL is below it.
 const ZERO_SIZE_PTR: u64 = 16;
 
@@ -81,7 +76,7 @@ fn left_behind<const ROW: u32>(address: u64, state: &CpuState) -> bool {
     frees
         && (state.softirq != 0 || state.hardirq != 0)
         && (address & setting!(free_mask) == 0 || misaligned())
-        && OBJECTS.get_ptr(&address).is_some()
+        && objects::find(address).is_some()
 }
 
 /// Enters an object. A failed allocation, which the kernel reports too, is none.
@@ -97,7 +92,7 @@ pub(crate) fn record<const ROW: u32>(
     }
     // What comes between this event's offers could make a later program take it for new. An address
     // cannot be given out twice, so that what is there has been entered.
-    if ROW >= row::KINDS && OBJECTS.get_ptr(&address).is_some() {
+    if ROW >= row::KINDS && objects::find(address).is_some() {
         return;
     }
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
@@ -153,7 +148,7 @@ pub(crate) fn record<const ROW: u32>(
             tally.lost_sites += 1;
         }
     }
-    if !insert(address, &object, &site, tally)
+    if !insert::<ROW>(address, &object, &site, state)
         && let Some(counts) = counts
     {
         count(&mut counts.untracked);
@@ -172,24 +167,33 @@ fn count(counter: &mut u64) {
     }
 }
 
-/// Whether the object is in the map now.
+/// Whether the object is in the table now.
 #[inline(always)]
-fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool {
-    match OBJECTS.insert(&address, object, u64::from(BPF_NOEXIST)) {
-        Ok(()) => return true,
+fn insert<const ROW: u32>(
+    address: u64,
+    object: &Object,
+    site: &Site,
+    state: &mut CpuState,
+) -> bool {
+    let entered = objects::enter::<ROW>(address, object, state);
+    let tally = &mut state.tally[ROW as usize];
+    match entered {
+        Entered::New => return true,
         // The address cannot be given out twice: we missed its free.
-        Err(EEXIST) => {
-            if !reported_again(address, object, site) {
+        Entered::Held(held) => {
+            // SAFETY: the entry is not removed meanwhile, as the address is ours until this event is
+            // over; it is of a map, whose entries live as long as it does.
+            let first = unsafe { *held };
+            if !reported_again(&first, object, site) {
                 tally.implied_frees += 1;
-                reused(address);
+                reused(&first);
             }
-            if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
-                return true;
-            }
-            tally.failed_inserts += 1;
+            // SAFETY: as above.
+            unsafe { *held = *object };
+            return true;
         }
-        Err(E2BIG) => tally.untracked += 1,
-        Err(_) => tally.failed_inserts += 1,
+        Entered::Full => tally.untracked += 1,
+        Entered::Busy => tally.failed_inserts += 1,
     }
     false
 }
@@ -198,14 +202,11 @@ fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool
 /// within kmalloc: `__do_kmalloc_node()` reports what `__kmalloc_large_node()` has reported before
 /// (mm/slub.c, seen on 6.18). The first is taken back: the second knows who called.
 #[inline(always)]
-fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
+fn reported_again(first: &Object, object: &Object, site: &Site) -> bool {
     if site.kind != kind::KMALLOC || u64::from(site.size) <= LARGEST_CACHED {
         return false;
     }
-    // SAFETY: copies; neither entry is removed meanwhile, as the address is ours until this event is
-    // over, and user space removes no site that holds something.
-    let Some(first) = (unsafe { OBJECTS.get(&address) }).copied() else { return false };
-    // SAFETY: as above.
+    // SAFETY: a copy; user space removes no site that holds something.
     let Some(inner) = (unsafe { SITES.get(&first.site) }).copied() else { return false };
     let same = first.requested == object.requested
         && (inner.size, inner.tgid, inner.kind) == (site.size, site.tgid, site.kind);
@@ -220,13 +221,10 @@ fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
     true
 }
 
-/// Notes with the site of the object held at an address that it has been freed unseen: what happened
+/// Notes with the site of an object that it has been freed unseen: what happened
 /// to one will happen to others of that site, whose addresses have not come up again yet.
 #[inline(always)]
-fn reused(address: u64) {
-    // SAFETY: a copy; the entry is not removed meanwhile, as the address is ours until this event is
-    // over.
-    let Some(object) = (unsafe { OBJECTS.get(&address) }).copied() else { return };
+fn reused(object: &Object) {
     if let Some(counts) = COUNTS.get_ptr_mut(&object.site) {
         // SAFETY: this CPU's own entry. That site may belong to a context that interrupts this one:
         // then one may be lost, of a count that is evidence and no sum.
@@ -292,37 +290,52 @@ pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuSt
     if address & setting!(free_mask) != 0 && !misaligned() {
         return false;
     }
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
-    // Most frees are of somebody else's objects. A look-up takes no lock, a removal takes the
-    // bucket's even when there is nothing to remove.
-    if OBJECTS.get_ptr(&address).is_none() {
-        // A later program may have been parted from a first that has counted it: older objects are
-        // then better counted a few too few (those that the first was skipped for) than twice.
-        if ROW >= row::KINDS {
-            return false;
-        }
-        let queued = ROW % row::KINDS == row::RCU_FREE;
-        return slab::freed_older(address, cache, queued, tally);
+    state.tally[ROW as usize].events += 1;
+    if remove::<ROW>(address, state) {
+        return true;
     }
-    remove(address, tally);
-    true
+    // A later program may have been parted from a first that has counted it: older objects are
+    // then better counted a few too few (those that the first was skipped for) than twice.
+    if ROW >= row::KINDS {
+        return false;
+    }
+    let queued = ROW % row::KINDS == row::RCU_FREE;
+    slab::freed_older(address, cache, queued, &mut state.tally[ROW as usize])
 }
 
-/// Removes an object that is held, or has just been removed: an interrupted pair of programs may see
-/// a free twice.
+/// Removes an object, and says whether it was held.
 #[inline(always)]
-pub(crate) fn remove(key: u64, tally: &mut Tally) {
-    match OBJECTS.remove(&key) {
-        Ok(()) | Err(ENOENT) => {}
+pub(crate) fn remove<const ROW: u32>(key: u64, state: &mut CpuState) -> bool {
+    match objects::remove::<ROW>(key, state) {
+        Ok(held) => held,
         Err(_) => {
+            let tally = &mut state.tally[ROW as usize];
             tally.failed_deletes += 1;
             // SAFETY: a helper without arguments.
             let at_ns = unsafe { bpf_ktime_get_ns() };
             if DEFERRED.push(&DeferredFree { address: key, at_ns }, 0).is_err() {
                 tally.lost_deletes += 1;
             }
+            true
         }
+    }
+}
+
+/// Takes an object out whose page is of its slab cache no more; one of [`lies_in`].
+#[inline(always)]
+pub(crate) fn revalidate(address: u64, cache: u64, site: u64, born_ns: u64) -> u32 {
+    let (Some(state), Some(object)) = (cpu(), objects::find(address)) else {
+        return lies_in::UNKNOWN;
+    };
+    // SAFETY: a copy of an entry of a map, which lives as long as that does.
+    let object = unsafe { *object };
+    if object.site != site || object.born_ns != born_ns {
+        return lies_in::UNKNOWN;
+    }
+    match slab::cache_of(address) {
+        Ok(found) if found == cache => lies_in::YES,
+        Ok(_) if remove::<{ row::LIFE }>(address, state) => lies_in::NO,
+        _ => lies_in::UNKNOWN,
     }
 }
 

@@ -20,6 +20,7 @@ mod kernel;
 mod kmalloc;
 mod ledger;
 mod maps;
+mod objects;
 mod owner;
 mod page;
 mod path;
@@ -33,7 +34,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
-use kleak_common::{cgroup_event, lies_in, row};
+use kleak_common::{cgroup_event, row};
 
 use crate::rcu::Arguments as _;
 
@@ -277,18 +278,14 @@ pub fn irq_handler_exit(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Never attached: user space runs it with (address, slab cache) as arguments, and gets one of
-/// [`kleak_common::lies_in`]. Written out, because the macro drops what a program returns.
+/// Never attached: user space runs it with (address, slab cache, site, birth) of an outstanding object as
+/// arguments, and gets one of [`kleak_common::lies_in`]. One that does not lie in that cache has been
+/// freed, and is taken out. Written out, because the macro drops what a program returns.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
-pub fn lies_in(ctx: *mut core::ffi::c_void) -> u32 {
+pub fn revalidate(ctx: *mut core::ffi::c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
-    let expected: u64 = ctx.arg(1);
-    match slab::cache_of(ctx.arg(0)) {
-        Ok(cache) if cache == expected => lies_in::YES,
-        Ok(_) => lies_in::NO,
-        Err(_) => lies_in::UNKNOWN,
-    }
+    ledger::revalidate(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
 }
 
 /// Never attached: user space runs it with the head of the list of slab caches as argument, until it

@@ -9,13 +9,9 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, StackTrace},
 };
 use kleak_common::{
-    Cache, CallPath, Control, CpuState, DeferredFree, ORDERS, Object, Offsets, PIECES, Process,
-    ProcessKey, Queued, SIZE_SLOTS, Settings, Site, SiteCounts,
+    Cache, CallPath, Control, CpuState, DeferredFree, ORDERS, Offsets, PIECES, Process, ProcessKey,
+    Queued, SIZE_SLOTS, Settings, Site, SiteCounts,
 };
-
-/// Outstanding objects by address. `--max-objects` sets its size at load.
-#[map]
-pub static OBJECTS: HashMap<u64, Object> = HashMap::with_max_entries(1_000_000, 0);
 
 /// Sites by key. User space removes those of exited processes that own nothing any more.
 #[map]
@@ -88,6 +84,8 @@ static SETTINGS: Settings = Settings {
     struct_page_shift: 0,
     possible_cpus: 0,
     preemptible: 0,
+    buckets: 0,
+    credit_lot: 0,
 };
 
 /// Set by user space at load.
@@ -104,8 +102,15 @@ static CALL_PATH: CallPath = CallPath::NONE;
 
 /// The one thing both sides change while running.
 #[unsafe(no_mangle)]
-static mut CONTROL: Control =
-    Control { active: 0, misaligned: 0, epoch: 0, answer: 0, cursor: 0, orders: [0; ORDERS] };
+static mut CONTROL: Control = Control {
+    active: 0,
+    misaligned: 0,
+    epoch: 0,
+    answer: 0,
+    cursor: 0,
+    credit: 0,
+    orders: [0; ORDERS],
+};
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.
@@ -241,6 +246,14 @@ pub(crate) fn answer() -> u64 {
 pub(crate) fn set_answer(found: u64) {
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(&raw mut CONTROL.answer, found) }
+}
+
+/// Objects that the table has room for: see [`Control::credit`].
+#[cfg(feature = "table")]
+#[inline(always)]
+pub(crate) fn credit() -> *mut u64 {
+    // SAFETY: only its address is taken.
+    unsafe { &raw mut CONTROL.credit }
 }
 
 /// Where the walk over the list of slab caches stands.

@@ -12,8 +12,8 @@ use kleak_common::{CpuState, ORDERS, Object, kind, page_key, role};
 
 use crate::{
     ledger::{self, Allocation},
-    maps::{OBJECTS, active, has_order, set_order, setting},
-    path,
+    maps::{active, has_order, set_order, setting},
+    objects, path,
 };
 
 /// `mm_page_alloc`: (page, order, flags, migrate type). A failed allocation has no page.
@@ -54,12 +54,11 @@ pub(crate) fn freed<const ROW: u32>(page: u64, order: u64, state: &mut CpuState)
     }
     let order = order as u32;
     let key = page_key(page, order);
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
-    if OBJECTS.get_ptr(&key).is_some() {
-        ledger::remove(key, tally);
+    state.tally[ROW as usize].events += 1;
+    if ledger::remove::<ROW>(key, state) {
         return;
     }
+    let tally = &mut state.tally[ROW as usize];
     let Some((block, object)) = containing(page, order) else {
         tally.unknown_frees += 1;
         return;
@@ -80,7 +79,7 @@ pub(crate) fn freed<const ROW: u32>(page: u64, order: u64, state: &mut CpuState)
         core::ptr::read_volatile(left)
     };
     if left == 0 {
-        ledger::remove(block, tally);
+        ledger::remove::<ROW>(block, state);
     }
 }
 
@@ -100,7 +99,7 @@ fn containing(page: u64, order: u32) -> Option<(u64, *mut Object)> {
         // more than 2^15 of them.
         let head = page & !((1 << (larger + (shift & 15))) - 1);
         let key = page_key(head, larger);
-        if let Some(object) = OBJECTS.get_ptr_mut(&key) {
+        if let Some(object) = objects::find(key) {
             return Some((key, object));
         }
     }

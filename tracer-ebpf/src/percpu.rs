@@ -8,7 +8,7 @@ use kleak_common::{CpuState, kind, role};
 
 use crate::{
     ledger::{self, Allocation},
-    maps::{OBJECTS, active, setting},
+    maps::{active, setting},
     path,
 };
 
@@ -52,12 +52,9 @@ pub(crate) fn allocated<const ROW: u32>(
 /// One `percpu_free_percpu` event.
 #[inline(always)]
 pub(crate) fn freed<const ROW: u32>(address: u64, state: &mut CpuState) {
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
-    if OBJECTS.get_ptr(&address).is_some() {
-        ledger::remove(address, tally);
-    } else {
-        tally.unknown_frees += 1;
+    state.tally[ROW as usize].events += 1;
+    if !ledger::remove::<ROW>(address, state) {
+        state.tally[ROW as usize].unknown_frees += 1;
     }
 }
 

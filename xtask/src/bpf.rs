@@ -24,22 +24,62 @@ const BINARY: &str = "kleak";
 const TARGET: &str =
     if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
 
-/// The BPF instruction set. v3 has compare-and-exchange, which kernels before 5.12 refuse to load,
-/// and LLVM then also picks atomic forms that they do not know; v2 loads everywhere.
-const DEFAULT_CPU: &str = "v2";
-const ENV_CPU: &str = "KLEAK_BPF_CPU";
+/// What the programs are built for. The instruction set v3 has compare-and-exchange, which kernels before
+/// 5.12 refuse to load, reached or not, and LLVM then also picks atomic forms that they do not know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    /// 5.12 and later.
+    Usual,
+    Before5_12,
+}
 
-/// Builds the programs and leaves the object where the user side looks for it.
+impl Variant {
+    const ALL: [Self; 2] = [Self::Usual, Self::Before5_12];
+
+    fn cpu(self) -> &'static str {
+        match self {
+            Self::Usual => "v3",
+            Self::Before5_12 => "v2",
+        }
+    }
+
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Usual => &["--features", "table"],
+            Self::Before5_12 => &[],
+        }
+    }
+
+    /// Of its own: with other flags `core` is another one too.
+    fn target(self, workspace: &Workspace) -> PathBuf {
+        match self {
+            Self::Usual => workspace.bpf_target(),
+            Self::Before5_12 => workspace.bpf_target().join("before-5.12"),
+        }
+    }
+
+    fn object(self, workspace: &Workspace) -> PathBuf {
+        match self {
+            Self::Usual => workspace.bpf_object(),
+            Self::Before5_12 => workspace.bpf_object().with_file_name("kleak-before-5.12.bpf.o"),
+        }
+    }
+}
+
+/// Builds the programs and leaves the objects where the user side looks for them.
 pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
-    let mut cargo = cargo(workspace, toolchain, "build", &[]);
-    run(&mut cargo).with_context(|| {
-        format!(
-            "could not build the BPF side with {toolchain} (errors of the linker about bitcode or \
-             an unknown attribute mean that its LLVM is older than the compiler's)"
-        )
-    })?;
-    let built = workspace.bpf_target().join(TARGET).join("release").join(BINARY);
-    files::copy_if_changed(&built, &workspace.bpf_object())
+    for variant in Variant::ALL {
+        let mut cargo = cargo(workspace, toolchain, variant, "build", &[]);
+        run(&mut cargo).with_context(|| {
+            format!(
+                "could not build the BPF side with {toolchain} (errors of the linker about bitcode \
+                 or an unknown attribute mean that its LLVM is older than the compiler's)"
+            )
+        })?;
+        let built = variant.target(workspace).join(TARGET).join("release").join(BINARY);
+        files::copy_if_changed(&built, &variant.object(workspace))?;
+    }
+    Ok(())
 }
 
 /// What became of clippy on the BPF side.
@@ -54,16 +94,20 @@ pub(crate) enum Linted {
 pub(crate) fn lint(workspace: &Workspace, toolchain: &Toolchain) -> Result<Linted> {
     let denied = ["-Dwarnings"];
     let Some(clippy) = clippy(&toolchain.compiler) else {
-        run(&mut cargo(workspace, toolchain, "check", &denied))
-            .context("warnings in the BPF side")?;
+        for variant in Variant::ALL {
+            run(&mut cargo(workspace, toolchain, variant, "check", &denied))
+                .context("warnings in the BPF side")?;
+        }
         return Ok(Linted::WarningsOnly);
     };
-    let mut cargo = cargo(workspace, toolchain, "clippy", &[]);
     // Cargo looks for its subcommands in PATH, where rustup's clippy comes first.
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = clippy.parent().map(Path::to_path_buf).into_iter().chain(env::split_paths(&path));
-    cargo.env("PATH", env::join_paths(dirs).context("PATH")?);
-    run(cargo.arg("--").args(denied)).context("clippy on the BPF side")?;
+    let path = env::join_paths(dirs).context("PATH")?;
+    for variant in Variant::ALL {
+        let mut cargo = cargo(workspace, toolchain, variant, "clippy", &[]);
+        run(cargo.env("PATH", &path).arg("--").args(denied)).context("clippy on the BPF side")?;
+    }
     Ok(Linted::Clippy)
 }
 
@@ -84,18 +128,25 @@ fn clippy(compiler: &Compiler) -> Option<PathBuf> {
     (beside.is_file() && starts(&bin.join("clippy-driver"))).then_some(beside)
 }
 
-fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: &str, more_flags: &[&str]) -> Command {
+fn cargo(
+    workspace: &Workspace,
+    toolchain: &Toolchain,
+    variant: Variant,
+    task: &str,
+    more_flags: &[&str],
+) -> Command {
     let Compiler { rustc, cargo, .. } = &toolchain.compiler;
     let mut command = foreign_cargo(cargo, rustc);
     command
         .current_dir(&workspace.root)
         .arg(task)
         .args(["-Z", "build-std=core", "--release", "--package", PACKAGE, "--target", TARGET])
+        .args(variant.features())
         .arg("--target-dir")
-        .arg(workspace.bpf_target())
+        .arg(variant.target(workspace))
         // Building `core` is unstable. This lets a stable compiler do it, as its own build does.
         .env("RUSTC_BOOTSTRAP", "1");
-    let mut flags = rustflags(&toolchain.linker, env::consts::ARCH);
+    let mut flags = rustflags(&toolchain.linker, env::consts::ARCH, variant);
     flags.extend(workspace.remapped_paths());
     flags.extend(more_flags.iter().map(OsString::from));
     set_rustflags(&mut command, &flags);
@@ -103,13 +154,12 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: &str, more_flags: &
 }
 
 /// The flags that aya-build would set, and the choice of instruction set.
-fn rustflags(linker: &Path, arch: &str) -> Vec<OsString> {
-    let cpu = env::var(ENV_CPU).unwrap_or_else(|_| DEFAULT_CPU.to_owned());
+fn rustflags(linker: &Path, arch: &str, variant: Variant) -> Vec<OsString> {
     let mut linker_flag = OsString::from("-Clinker=");
     linker_flag.push(linker);
     vec![
         linker_flag,
-        format!("-Ctarget-cpu={cpu}").into(),
+        format!("-Ctarget-cpu={}", variant.cpu()).into(),
         // aya-ebpf chooses the layout of pt_regs and the like by it.
         format!("--cfg=bpf_target_arch=\"{}\"", bpf_target_arch(arch)).into(),
         // bpf-linker makes the BTF from the debug information.
@@ -129,8 +179,9 @@ mod tests {
 
     #[test]
     fn flags_name_the_linker_and_the_architecture() {
-        let flags = rustflags(Path::new("/a b/bpf-linker"), "x86_64");
+        let flags = rustflags(Path::new("/a b/bpf-linker"), "x86_64", Variant::Usual);
         assert!(flags.contains(&"-Clinker=/a b/bpf-linker".into()));
+        assert!(flags.contains(&"-Ctarget-cpu=v3".into()));
         assert!(flags.contains(&"--cfg=bpf_target_arch=\"x86_64\"".into()));
         assert_eq!(bpf_target_arch("riscv64gc"), "riscv64");
     }

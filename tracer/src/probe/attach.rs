@@ -110,7 +110,7 @@ pub(super) fn load_programs(
 ) -> Result<(), Error> {
     let chains = allocations(config, layout).into_iter().chain(frees(config, layout));
     let mut names: Vec<String> = chains.flat_map(|(first, _)| chain(first, layout)).collect();
-    let others = life(config, layout).into_iter().chain(["lies_in", "learn_cache"]);
+    let others = life(config, layout).into_iter().chain(["revalidate", "learn_cache"]);
     names.extend(others.map(str::to_owned));
     names.sort_unstable();
     names.dedup();
@@ -198,7 +198,11 @@ impl Probe {
             Array::try_from(map).map_err(|error| failed(error.to_string()))?;
         self.start_ns = super::read::now_ns();
         control
-            .set(0, Control { active: 1, ..Control::default() }, 0)
+            .set(
+                0,
+                Control { active: 1, credit: u64::from(self.max_objects), ..Control::default() },
+                0,
+            )
             .map_err(|error| failed(error.to_string()))
     }
 

@@ -10,6 +10,7 @@ mod caches;
 mod error;
 mod functions;
 pub mod layout;
+mod objects;
 mod read;
 mod revalidate;
 mod rights;
@@ -20,7 +21,9 @@ use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
-use kleak_common::{CallPath, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+use kleak_common::{
+    CallPath, SIZE_SLOTS, SLOTS, Settings, buckets_for, cgroup_source, size_slot, stacks,
+};
 
 use self::bases::Bases;
 use crate::host::{
@@ -40,6 +43,9 @@ pub use self::{
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak.bpf.o"));
+/// The same for kernels before 5.12.
+static OBJECT_BEFORE_5_12: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak-before-5.12.bpf.o"));
 
 /// Sites the kernel side holds at once.
 pub const MAX_SITES: u32 = 16_384;
@@ -48,9 +54,12 @@ pub const MAX_SITES: u32 = 16_384;
 /// 17,000 a second can pass.
 const CGROUP_EVENT_BYTES: u32 = 1 << 20;
 
-/// Fewest bytes of maps an object costs: entry, key, value and its share of the buckets. Used to
-/// choose `--max-objects`; what is printed is what the kernel says.
-pub const BYTES_PER_OBJECT: u64 = 48 + 8 + 32 + 16;
+/// Bytes of maps that an object costs in the table ([`kleak_common::buckets_for`]).
+const BYTES_IN_TABLE: u64 = 64;
+/// Fewest that it costs in the kernel's own hash: entry, key, value and its share of the buckets.
+const BYTES_IN_HASH: u64 = 48 + 8 + 32 + 16;
+/// Most places in the table that a CPU takes leave for at a time.
+const LARGEST_LOT: u32 = 256;
 
 /// When kernel stacks are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,6 +187,7 @@ pub struct Probe {
     cpus: usize,
     start_ns: u64,
     map_bytes: u64,
+    max_objects: u32,
     caches: bool,
     /// Address of the kernel's list of slab caches, where the kernel side can tell an object's slab
     /// cache by its address.
@@ -232,6 +242,10 @@ impl Probe {
         }
         let allocations = config.scope == Scope::Allocations;
         let few = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
+        let table = has_table(&release);
+        let object = if table { OBJECT } else { OBJECT_BEFORE_5_12 };
+        let buckets = buckets_for(config.max_objects);
+        let objects = if table { buckets.saturating_mul(SLOTS as u32) } else { config.max_objects };
         let mut ebpf = EbpfLoader::new()
             // Nothing is relocated against kernel types, so the kernel's BTF need not be parsed.
             .btf(None)
@@ -239,7 +253,8 @@ impl Probe {
             .override_global("OFFSETS", &layout.offsets, true)
             .override_global("SIZES", sizes.as_slice(), true)
             .override_global("CALL_PATH", config.call_path.as_ref(), true)
-            .map_max_entries("OBJECTS", config.max_objects)
+            .map_max_entries("BUCKETS", buckets)
+            .map_max_entries("OBJECTS", objects)
             .map_max_entries("SITES", few(allocations, MAX_SITES))
             .map_max_entries("COUNTS", few(allocations, MAX_SITES))
             .map_max_entries("PROCESSES", few(allocations, MAX_SITES))
@@ -254,7 +269,7 @@ impl Probe {
                 few(config.stacks != Stacks::Off || config.user_stacks, 16_384),
             )
             .map_max_entries("STACKS2", few(config.stacks != Stacks::Off, 8_192))
-            .load(OBJECT)
+            .load(object)
             .map_err(|error| refused("kleak's maps", &error))?;
         attach::load_programs(&mut ebpf, config, &layout)?;
         let map_bytes = read::map_memory(&ebpf, config.max_objects);
@@ -266,6 +281,7 @@ impl Probe {
             cpus,
             start_ns: 0,
             map_bytes,
+            max_objects: config.max_objects,
             caches: config.caches,
             slab_caches: bases.map(|bases| bases.caches),
             caches_known: false,
@@ -320,6 +336,20 @@ impl Probe {
     }
 }
 
+/// Whether this kernel has compare-and-exchange, which the table takes (5.12, `kernel/bpf/verifier.c`). Of
+/// an unknown release the worst is assumed.
+fn has_table(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version| version >= (5, 12))
+}
+
+/// Bytes of kernel memory that an outstanding object takes on this kernel. Used to choose
+/// `--max-objects`; what is printed is what the kernel says.
+#[must_use]
+pub fn bytes_per_object(release: &str) -> u64 {
+    if has_table(release) { BYTES_IN_TABLE } else { BYTES_IN_HASH }
+}
+
 fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings {
     let (source, hierarchy) = match config.cgroups {
         CgroupSource::None => (cgroup_source::NONE, u32::MAX),
@@ -355,6 +385,8 @@ fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings 
             .map_or(0, u32::trailing_zeros),
         possible_cpus: config.possible_cpus,
         preemptible: u32::from(layout.preemptible),
+        buckets: buckets_for(config.max_objects),
+        credit_lot: (config.max_objects / config.possible_cpus.max(1) / 128).clamp(1, LARGEST_LOT),
     }
 }
 

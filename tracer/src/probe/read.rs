@@ -8,11 +8,11 @@ use aya::{
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, Object, PATH_LEN, Process, ProcessKey,
-    Queued, SECOND_STACKS, Site, SiteCounts, Tally, UNKNOWN_PAGES, cgroup_event,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, PATH_LEN, Process, ProcessKey, Queued,
+    SECOND_STACKS, Site, SiteCounts, Tally, UNKNOWN_PAGES, cgroup_event,
 };
 
-use super::{BYTES_PER_OBJECT, CGROUP_EVENT_BYTES, Error, MAX_SITES, Probe, sys};
+use super::{BYTES_IN_HASH, CGROUP_EVENT_BYTES, Error, MAX_SITES, Probe, objects, sys};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
 /// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
@@ -76,7 +76,8 @@ pub(crate) fn now_ns() -> u64 {
 /// Kernel memory of all maps, bytes, as the kernel says; from 5.11 to 6.3 it leaves out what each
 /// entry of a hash costs (`bpf_map_memory_footprint`), so that the map of objects is reckoned.
 pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
-    let reckoned = u64::from(max_objects) * BYTES_PER_OBJECT;
+    let hashed = ebpf.map("BUCKETS").is_none();
+    let reckoned = if hashed { u64::from(max_objects) * BYTES_IN_HASH } else { 0 };
     let of = |(name, map): (&str, &Map)| {
         let said = fd(map).and_then(sys::map_memory).unwrap_or(0);
         match name {
@@ -89,8 +90,20 @@ pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
     ebpf.maps().map(of).sum()
 }
 
+/// Entries of an array map.
+pub(super) fn entries(map: &Map) -> Option<usize> {
+    let Map::Array(data) = map else { return None };
+    let info = data.info().ok()?;
+    usize::try_from(info.max_entries()).ok()
+}
+
+/// A map's descriptor, by its name.
+pub(super) fn fd_of<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+    ebpf.map(name).and_then(fd).ok_or_else(|| missing(name))
+}
+
 /// A map's descriptor, whatever its type.
-fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
+pub(super) fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     let (Map::HashMap(data)
     | Map::LruHashMap(data)
     | Map::PerCpuHashMap(data)
@@ -107,7 +120,7 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
 
 impl Probe {
     pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
-        self.ebpf.map(name).and_then(fd).ok_or_else(|| missing(name))
+        fd_of(&self.ebpf, name)
     }
 
     /// Takes everything the kernel side holds. Objects younger than `min_age_ns` are left out.
@@ -142,12 +155,7 @@ impl Probe {
         let (start, end) = (snapshot.start_ns, snapshot.at_ns);
         let slice = (end.saturating_sub(start) / BIRTH_SLICES as u64).max(1);
         let youngest = end.saturating_sub(min_age_ns);
-        sys::walk(self.fd("OBJECTS")?, 8, size_of::<Object>(), |key, value| {
-            let (Some(address), Some(object)) =
-                (sys::record::<u64>(key), sys::record::<Object>(value))
-            else {
-                return;
-            };
+        objects::each(&self.ebpf, |address, object| {
             if self.deferred.get(&address).is_some_and(|&freed| object.born_ns < freed) {
                 return;
             }
@@ -173,7 +181,6 @@ impl Probe {
                 *births += 1;
             }
         })
-        .map_err(|error| map_error("OBJECTS", &error))
     }
 
     fn read_sites(&self, snapshot: &mut Snapshot) -> Result<(), Error> {

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use aya::{
     Ebpf,
-    maps::HashMap as BpfHashMap,
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use hashbrown::HashMap;
-use kleak_common::{Object, Site, lies_in};
+use kleak_common::{Site, lies_in};
 
-use super::{Error, Probe, read, sys};
+use super::{Error, Probe, objects, read, sys};
 
 /// Objects younger than this are left alone: what was handed to RCU may wait so long.
 const SETTLED_NS: u64 = 6_000_000_000;
@@ -45,8 +44,7 @@ impl Probe {
             if Instant::now() > end {
                 break;
             }
-            let gone = ask(&self.ebpf, suspect.address, suspect.slab) == Some(lies_in::NO);
-            if gone && self.take_out(suspect)? {
+            if ask(&self.ebpf, suspect) == Some(lies_in::NO) {
                 *self.found_freed.entry(suspect.site).or_insert(0) += 1;
                 found += 1;
             }
@@ -67,39 +65,24 @@ impl Probe {
         .map_err(|error| read::map_error("SITES", &error))?;
         let before = read::now_ns().saturating_sub(SETTLED_NS);
         let mut suspects = Vec::new();
-        sys::walk(self.fd("OBJECTS")?, 8, size_of::<Object>(), |address, object| {
-            let (Some(address), Some(object)) =
-                (sys::record::<u64>(address), sys::record::<Object>(object))
-            else {
-                return;
-            };
+        objects::each(&self.ebpf, |address, object| {
             let Some(&slab) = slabs.get(&object.site) else { return };
             if object.born_ns < before && suspects.len() < SUSPECTS {
                 let (born_ns, site) = (object.born_ns, object.site);
                 suspects.push(Suspect { address, born_ns, site, slab });
             }
-        })
-        .map_err(|error| read::map_error("OBJECTS", &error))?;
+        })?;
         Ok(suspects)
-    }
-
-    /// Removes the entry, if it is still the same object's.
-    fn take_out(&mut self, suspect: &Suspect) -> Result<bool, Error> {
-        let map = self.ebpf.map_mut("OBJECTS").ok_or_else(|| read::missing("OBJECTS"))?;
-        let mut objects: BpfHashMap<_, u64, Object> =
-            BpfHashMap::try_from(map).map_err(|error| read::map_error("OBJECTS", &error))?;
-        let same = objects
-            .get(&suspect.address, 0)
-            .is_ok_and(|object| object.born_ns == suspect.born_ns && object.site == suspect.site);
-        Ok(same && objects.remove(&suspect.address).is_ok())
     }
 }
 
 /// One of [`lies_in`]; `None` when the kernel does not let a program be run so.
-fn ask(ebpf: &Ebpf, address: u64, slab: u64) -> Option<u32> {
-    let program: &RawTracePoint = ebpf.program("lies_in")?.try_into().ok()?;
+fn ask(ebpf: &Ebpf, suspect: &Suspect) -> Option<u32> {
+    let program: &RawTracePoint = ebpf.program("revalidate")?.try_into().ok()?;
     let mut options = RawTracePointRunOptions::new();
-    options.args[0] = address;
-    options.args[1] = slab;
+    options.args[0] = suspect.address;
+    options.args[1] = suspect.slab;
+    options.args[2] = suspect.site;
+    options.args[3] = suspect.born_ns;
     program.test_run(options).ok().map(|result| result.return_value)
 }

@@ -82,6 +82,60 @@ pub(super) fn walk(
     }
 }
 
+/// Some entries of an array map, in place.
+pub(super) struct Shared<T> {
+    start: std::ptr::NonNull<libc::c_void>,
+    count: usize,
+    entry: std::marker::PhantomData<T>,
+}
+
+impl<T: aya::Pod> Shared<T> {
+    /// Maps `count` entries from the `first` on, read-only. The map has to be `BPF_F_MMAPABLE`, with entries
+    /// of `T`, and the first of them begin a page.
+    pub(super) fn map(map: BorrowedFd<'_>, first: usize, count: usize) -> std::io::Result<Self> {
+        let offset = libc::off_t::try_from(first * size_of::<T>())
+            .map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping, which nothing else knows of. The kernel checks that it lies in the map.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<T>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                offset,
+            )
+        };
+        match std::ptr::NonNull::new(start) {
+            Some(start) if start.as_ptr() != libc::MAP_FAILED => {
+                Ok(Self { start, count, entry: std::marker::PhantomData })
+            }
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
+    /// A copy of an entry, which the kernel side may be writing: it is up to the caller to see to that.
+    pub(super) fn read(&self, index: usize) -> Option<T> {
+        if index >= self.count {
+            return None;
+        }
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        // SAFETY: within the mapping (checked), whose start is a page's; any bytes are a `Pod`; volatile,
+        // as they change under us.
+        let entry =
+            unsafe { self.start.cast::<T>().add(index).as_ptr().cast_const().read_volatile() };
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        Some(entry)
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: what `map` has mapped, whose entries are only ever copied out.
+        let _ = unsafe { libc::munmap(self.start.as_ptr(), self.count * size_of::<T>()) };
+    }
+}
+
 /// What the kernel says of a loaded program: `(run time ns, runs, recursion misses)`. The last is
 /// counted from 5.12 on; older kernels leave it 0 because they have no guard to miss at.
 pub(super) fn program_info(program: BorrowedFd<'_>) -> std::io::Result<(u64, u64, u64)> {

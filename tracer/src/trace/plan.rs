@@ -110,7 +110,8 @@ impl Plan {
         let layout = CgroupLayout::detect(&host)?;
         let meminfo = crate::host::meminfo::read(&host).unwrap_or_default();
         let choice = choose(args, &classes, &host, &mut remarks)?;
-        let max_objects = max_objects(args, &meminfo, &mut remarks)?;
+        let release = system::uname(&host).map(|uname| uname.release).unwrap_or_default();
+        let max_objects = max_objects(args, &release, &meminfo, &mut remarks)?;
         let (btf, tracefs) = probe::Config::usual_places();
         let (pages, percpu) = (args.kind.contains(&Kind::Page), args.kind.contains(&Kind::Percpu));
         let config = probe::Config {
@@ -346,28 +347,29 @@ fn aliases(host: &Host) -> HashMap<String, Vec<String>> {
 
 fn max_objects(
     args: &TraceArgs,
+    release: &str,
     meminfo: &MemInfo,
     remarks: &mut Vec<String>,
 ) -> Result<u32, Failure> {
     let available = meminfo.mem_available;
+    let bytes_each = probe::bytes_per_object(release);
     match (args.max_objects, available) {
         (Some(asked), Some(available)) => {
-            let need = u64::from(asked) * probe::BYTES_PER_OBJECT;
+            let need = u64::from(asked) * bytes_each;
             if need > available / 2 {
                 return Err(Failure::Cannot(format!(
                     "--max-objects {asked} needs {} MiB of kernel memory, and only {} MiB are available; kleak takes no more than half; try:\n  --max-objects {}",
                     need >> 20,
                     available >> 20,
-                    available / 2 / probe::BYTES_PER_OBJECT
+                    available / 2 / bytes_each
                 )));
             }
             Ok(asked)
         }
         (Some(asked), None) => Ok(asked),
         (None, available) => {
-            let room = available.map_or(u64::MAX, |available| {
-                available / SHARE_OF_AVAILABLE / probe::BYTES_PER_OBJECT
-            });
+            let room =
+                available.map_or(u64::MAX, |available| available / SHARE_OF_AVAILABLE / bytes_each);
             let room = u32::try_from(room).unwrap_or(u32::MAX);
             let chosen = room.clamp(FEWEST_OBJECTS, DEFAULT_OBJECTS);
             if chosen < DEFAULT_OBJECTS {
