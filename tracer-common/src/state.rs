@@ -35,6 +35,10 @@ pub struct CpuState {
     pub softirq: u32,
     /// A hardware interrupt's handler is running.
     pub hardirq: u32,
+    /// The kernel's ticks (jiffies) when the clock was last read.
+    pub tick: u64,
+    /// What it showed, `CLOCK_MONOTONIC` nanoseconds.
+    pub tick_ns: u64,
     /// Where a program writes the address of its context, to read it back as a number: it lies on
     /// the kernel stack in use. One a program, as a program never interrupts itself.
     pub stack_pointer: [u64; ROWS],
@@ -47,11 +51,18 @@ pub struct CpuState {
     /// Objects that a program may still enter into the table before it asks for more leave
     /// ([`Control::credit`]), or gives some back.
     pub credit: [u64; ROWS],
+    /// Pages whose older objects are of no slab cache that is followed, by the lower bits of their number:
+    /// that holds for good, as what is allocated there later, perhaps from another cache, is no older
+    /// object. 0 is no such page.
+    pub foreign: [u64; FOREIGN],
     /// Cgroups of the memory hierarchy made, removed, released ([`cgroup_event`]).
     pub cgroup_events: [u64; cgroup_event::COUNT as usize],
     /// Counters, one row a program ([`crate::row`]).
     pub tally: [Tally; ROWS],
 }
+
+/// Pages remembered in [`CpuState::foreign`]; a power of two.
+pub const FOREIGN: usize = 256;
 
 /// How many programs keep counters of their own.
 pub const ROWS: usize = row::COUNT as usize;
@@ -102,6 +113,11 @@ pub struct Control {
     pub answer: u64,
     /// Where the walk over the list of slab caches stands; 0 before it.
     pub cursor: u64,
+    /// A bit for each kind of event ([`row`]) whose later programs are attached, or about to be: the first
+    /// then tells them what it has seen.
+    pub chained: u32,
+    /// Zero.
+    pub _pad: u32,
     /// Objects that the table has room for and no CPU has taken leave to enter.
     pub credit: u64,
     /// 1 at each order of which a block of pages has been allocated: others need not be looked for
@@ -115,12 +131,11 @@ const _: () = {
     assert!(size_of::<LastTask>() == 48);
     assert!(
         size_of::<CpuState>()
-            == 8 + 8 * ROWS
-                + 8 * ROWS
-                + 48 * ROWS
-                + 24 * OFFERS * row::KINDS as usize
+            == 24
+                + (8 + 8 + size_of::<LastTask>() + TALLY) * ROWS
+                + size_of::<Offer>() * OFFERS * row::KINDS as usize
+                + 8 * FOREIGN
                 + 24
-                + ROWS * TALLY
     );
-    assert!(size_of::<Control>() == 40 + ORDERS);
+    assert!(size_of::<Control>() == 48 + ORDERS);
 };

@@ -3,7 +3,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns,
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
     programs::RawTracePointContext,
 };
 use kleak_common::{
@@ -13,7 +15,7 @@ use kleak_common::{
 
 use crate::{
     cache,
-    maps::{COUNTS, DEFERRED, SITES, bounded, cpu, misaligned, set_misaligned, setting},
+    maps::{COUNTS, DEFERRED, SITES, bounded, chained, cpu, misaligned, set_misaligned, setting},
     objects::{self, Entered},
     owner, path, process, slab, stack,
 };
@@ -46,6 +48,10 @@ pub(crate) fn offer<const ROW: u32>(
 ) {
     let Some(state) = cpu() else { return };
     let place = ROW / row::KINDS;
+    if place == 0 && !chained(ROW % row::KINDS) {
+        act(state);
+        return;
+    }
     let arguments = owner::note_stack(ctx, state, ROW as usize);
     let slot = offer_slot(arguments, state.softirq, state.hardirq);
     let slot = (ROW % row::KINDS) as usize * OFFERS + slot;
@@ -96,8 +102,7 @@ pub(crate) fn record<const ROW: u32>(
         return;
     }
     let Some(owner) = owner::current::<ROW>(ctx, state) else { return };
-    let tally = &mut state.tally[ROW as usize];
-    tally.events += 1;
+    state.tally[ROW as usize].events += 1;
     if allocation.kind <= kind::CACHE && address & setting!(free_mask) != 0 {
         set_misaligned();
     }
@@ -117,8 +122,8 @@ pub(crate) fn record<const ROW: u32>(
         slab: 0,
     };
     let key = site.key(setting!(seed));
-    // SAFETY: a helper without arguments.
-    let born_ns = unsafe { bpf_ktime_get_ns() };
+    let born_ns = now(state);
+    let tally = &mut state.tally[ROW as usize];
     let mut object = Object {
         site: key,
         born_ns,
@@ -153,6 +158,21 @@ pub(crate) fn record<const ROW: u32>(
     {
         count(&mut counts.untracked);
     }
+}
+
+/// The time of an object's birth, to a tick of the kernel's (10 ms at most): reading the clock takes longer
+/// than the table does, and the count of ticks is a word in memory (`bpf_jiffies64`, from 5.6 on).
+#[inline(always)]
+fn now(state: &mut CpuState) -> u64 {
+    // SAFETY: a helper without arguments.
+    let tick = unsafe { bpf_jiffies64() };
+    if state.tick != tick {
+        // The time first: whoever interrupts this finds one that is a tick old at most.
+        // SAFETY: a helper without arguments.
+        state.tick_ns = unsafe { bpf_ktime_get_ns() };
+        state.tick = tick;
+    }
+    state.tick_ns
 }
 
 /// Adds one to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
@@ -299,8 +319,7 @@ pub(crate) fn forget<const ROW: u32>(address: u64, cache: u64, state: &mut CpuSt
     if ROW >= row::KINDS {
         return false;
     }
-    let queued = ROW % row::KINDS == row::RCU_FREE;
-    slab::freed_older(address, cache, queued, &mut state.tally[ROW as usize])
+    slab::freed_older::<ROW>(address, cache, state)
 }
 
 /// Removes an object, and says whether it was held.

@@ -288,6 +288,14 @@ pub fn revalidate(ctx: *mut core::ffi::c_void) -> u32 {
     ledger::revalidate(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
 }
 
+/// Never attached: user space runs it with a kind of event ([`row`]) before it attaches the later programs
+/// of its chain.
+#[raw_tracepoint]
+pub fn announce_chain(ctx: RawTracePointContext) -> i32 {
+    maps::set_chained(ctx.arg(0));
+    0
+}
+
 /// Never attached: user space runs it with the head of the list of slab caches as argument, until it
 /// says that it is done; one of [`kleak_common::learn`].
 #[unsafe(no_mangle)]

@@ -108,6 +108,8 @@ static mut CONTROL: Control = Control {
     epoch: 0,
     answer: 0,
     cursor: 0,
+    chained: 0,
+    _pad: 0,
     credit: 0,
     orders: [0; ORDERS],
 };
@@ -202,6 +204,24 @@ pub(crate) fn set_order(order: u32) {
 pub(crate) fn active() -> bool {
     // SAFETY: an aligned u32 that the other side writes whole.
     unsafe { core::ptr::read_volatile(&raw const CONTROL.active) != 0 }
+}
+
+/// Whether the later programs of a kind of event are attached.
+#[inline(always)]
+pub(crate) fn chained(kind: u32) -> bool {
+    // SAFETY: as above.
+    let chained = unsafe { core::ptr::read_volatile(&raw const CONTROL.chained) };
+    chained >> kind & 1 != 0
+}
+
+/// From now on they are.
+#[inline(always)]
+pub(crate) fn set_chained(kind: u32) {
+    // SAFETY: as above; only one program does so, one run at a time.
+    unsafe {
+        let chained = &raw mut CONTROL.chained;
+        core::ptr::write_volatile(chained, core::ptr::read_volatile(chained) | 1 << (kind & 31));
+    }
 }
 
 /// Whether an object has been seen where its class's alignment rules it out.

@@ -4,12 +4,12 @@
 //! Only on x86-64, and where user space found what the arithmetic starts from.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use kleak_common::{Offsets, Tally, learn, row};
+use kleak_common::{CpuState, FOREIGN, Offsets, learn, row};
 
 use crate::{
     cache,
     kernel::read,
-    maps::{OLDER, QUEUED, active, cpu, cursor, offset, set_cursor, setting},
+    maps::{OLDER, QUEUED, active, bounded, cpu, cursor, offset, set_cursor, setting},
 };
 
 /// log2 of bytes in a page.
@@ -70,11 +70,13 @@ pub(crate) fn learn_next(head: u64) -> u32 {
 
 /// Counts a free of an object that was not in the table, if it is of a cache that is followed: then it
 /// was allocated before, or has been counted when it was handed to RCU. `cache` is 0 when the event does
-/// not say; `queued` when it is handed to RCU now. Returns whether it was counted.
+/// not say. Returns whether it was counted.
 #[inline(always)]
-pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Tally) -> bool {
-    tally.unknown_frees += 1;
-    if !active() {
+pub(crate) fn freed_older<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) -> bool {
+    state.tally[ROW as usize].unknown_frees += 1;
+    let page = address >> PAGE_SHIFT;
+    let foreign = &mut state.foreign[bounded(page as usize & (FOREIGN - 1), FOREIGN)];
+    if *foreign == page || !active() {
         return false;
     }
     let cache = if cache != 0 {
@@ -85,11 +87,15 @@ pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Ta
             Err(_) => return false,
         }
     };
-    let Some(count) = OLDER.get_ptr_mut(&cache) else { return false };
+    let Some(count) = OLDER.get_ptr_mut(&cache) else {
+        *foreign = page;
+        return false;
+    };
     // Kleak's own allocations are left out, so that its frees are of no older objects.
     if (bpf_get_current_pid_tgid() >> 32) as u32 == setting!(self_tgid) {
         return false;
     }
+    let queued = ROW % row::KINDS == row::RCU_FREE;
     if !queued && QUEUED.get_ptr(&address).is_some() {
         let _ = QUEUED.remove(&address);
         return false;

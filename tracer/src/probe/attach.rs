@@ -1,14 +1,25 @@
 //! Loading the programs that a configuration needs, attaching them in the order that keeps counts
 //! true, and detaching them.
+//!
+//! An event that arrives while its program runs on that CPU is skipped by the kernel, which counts it: an
+//! interrupt's, on top of the program. A second program catches it, and more than doubles the cost of every
+//! event, as a tracepoint calls one program directly and several through a list. So the later programs of
+//! a chain stand by until the kernel has skipped an event, unless exactness is worth more than time.
+
+use std::{os::fd::AsFd as _, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::Array,
-    programs::{RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    programs::{
+        RawTracePoint, RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId,
+    },
 };
-use kleak_common::Control;
+use kleak_common::{Control, row};
 
-use super::{Config, Error, Following, Layout, OBJECT, Probe, Scope, functions, refused, rights};
+use super::{
+    Config, Error, Following, Layout, OBJECT, Probe, Scope, functions, refused, rights, sys,
+};
 
 /// What is attached.
 #[derive(Default)]
@@ -17,7 +28,38 @@ pub(super) struct Links {
     frees: Vec<(String, RawTracePointLinkId)>,
     life: Vec<(String, RawTracePointLinkId)>,
     functions: Vec<functions::Link>,
+    /// Chains of which only the first program is attached.
+    standby: Vec<Chain>,
+    /// What [`Control::chained`] is when counting starts.
+    chained: u32,
 }
+
+/// An event, and the first of the programs that it is offered to.
+struct Chain {
+    first: &'static str,
+    event: &'static str,
+    allocates: bool,
+}
+
+impl Chain {
+    /// The kind of event: one of [`row`].
+    fn kind(&self) -> u32 {
+        match self.event {
+            "kmalloc" | "kmalloc_node" => row::KMALLOC,
+            "kfree" => row::KFREE,
+            "kmem_cache_free" => row::CACHE_FREE,
+            "mm_page_alloc" => row::PAGE_ALLOC,
+            "mm_page_free" => row::PAGE_FREE,
+            "percpu_alloc_percpu" => row::PERCPU_ALLOC,
+            "percpu_free_percpu" => row::PERCPU_FREE,
+            _ => row::CACHE_ALLOC,
+        }
+    }
+}
+
+/// From the announcement of a chain until its later programs are called: an event that is under way takes
+/// microseconds, and on a virtual machine may take longer.
+const GRACE: Duration = Duration::from_millis(2);
 
 /// Interrupts, processes: needed always. Exits before entries, so that a handler that runs while
 /// we attach is never seen to begin without its end.
@@ -35,7 +77,7 @@ const CGROUPS: [&str; 4] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_release", "c
 
 /// What the later programs of a chain are called, after the first: as many as `row::CHAIN`.
 const LATER: [&str; 3] = ["_second", "_third", "_fourth"];
-const _: () = assert!(LATER.len() + 1 == kleak_common::row::CHAIN as usize);
+const _: () = assert!(LATER.len() + 1 == row::CHAIN as usize);
 
 /// The chain that begins with a program, in the order in which they are to be called.
 pub(super) fn chain(first: &str, layout: &Layout) -> Vec<String> {
@@ -110,7 +152,8 @@ pub(super) fn load_programs(
 ) -> Result<(), Error> {
     let chains = allocations(config, layout).into_iter().chain(frees(config, layout));
     let mut names: Vec<String> = chains.flat_map(|(first, _)| chain(first, layout)).collect();
-    let others = life(config, layout).into_iter().chain(["revalidate", "learn_cache"]);
+    let others =
+        life(config, layout).into_iter().chain(["revalidate", "learn_cache", "announce_chain"]);
     names.extend(others.map(str::to_owned));
     names.sort_unstable();
     names.dedup();
@@ -130,6 +173,18 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawT
     };
     let found = ebpf.program_mut(name).ok_or_else(missing)?;
     found.try_into().map_err(|_| missing())
+}
+
+impl Links {
+    fn of(&mut self, chain: &Chain) -> &mut Vec<(String, RawTracePointLinkId)> {
+        if chain.allocates { &mut self.allocations } else { &mut self.frees }
+    }
+}
+
+/// Events that the kernel has skipped a program for.
+fn skips(ebpf: &Ebpf, name: &str) -> u64 {
+    let program = ebpf.program(name).and_then(|program| program.fd().ok());
+    program.and_then(|fd| sys::program_info(fd.as_fd()).ok()).map_or(0, |(_, _, skips)| skips)
 }
 
 fn attach(
@@ -170,22 +225,81 @@ impl Probe {
         }
         let by_function =
             self.layout.frees_fire_late && self.free_mode.following != Following::Tracepoints;
-        // What is attached first is called first.
-        for (first, event) in frees(config, &self.layout) {
-            // The function has been attached in its stead.
-            if by_function && event == "kmem_cache_free" {
-                continue;
-            }
-            for program in chain(first, &self.layout) {
-                links.frees.push(attach(&mut self.ebpf, &program, event)?);
-            }
+        // Functions' chains are complete at once: what they follow is rare.
+        self.links.chained = 1 << row::RCU_FREE | 1 << row::BULK_FREE;
+        if by_function {
+            self.links.chained |= 1 << row::CACHE_FREE;
         }
-        for (first, event) in allocations(config, &self.layout) {
-            for program in chain(first, &self.layout) {
-                links.allocations.push(attach(&mut self.ebpf, &program, event)?);
+        // The function has been attached in its stead.
+        let followed = |event: &str| !(by_function && event == "kmem_cache_free");
+        let frees = frees(config, &self.layout).into_iter().filter(|(_, event)| followed(event));
+        let frees = frees.map(|(first, event)| Chain { first, event, allocates: false });
+        let allocations = allocations(config, &self.layout).into_iter();
+        let allocations = allocations.map(|(first, event)| Chain { first, event, allocates: true });
+        for chain in frees.chain(allocations).collect::<Vec<_>>() {
+            let link = attach(&mut self.ebpf, chain.first, chain.event)?;
+            self.links.of(&chain).push(link);
+            if config.exact {
+                self.links.chained |= 1 << chain.kind();
+                self.complete(&chain)?;
+            } else {
+                self.links.standby.push(chain);
             }
         }
         Ok(())
+    }
+
+    /// Attaches the later programs of those chains whose first the kernel has skipped an event for. What
+    /// was skipped until then is lost, and counted.
+    ///
+    /// Errors: the kernel refused a program.
+    pub fn stand_in(&mut self) -> Result<(), Error> {
+        let skipped: Vec<u32> = self
+            .links
+            .standby
+            .iter()
+            .filter(|chain| skips(&self.ebpf, chain.first) > 0)
+            .map(Chain::kind)
+            .collect();
+        let standby = std::mem::take(&mut self.links.standby);
+        let (due, rest): (Vec<Chain>, _) =
+            standby.into_iter().partition(|chain| skipped.contains(&chain.kind()));
+        self.links.standby = rest;
+        for chain in &due {
+            tracing::debug!(event = chain.event, "the kernel has skipped events: others stand in");
+            self.announce(chain.kind())?;
+            // Else the second would take events under way for some that the first was skipped for.
+            std::thread::sleep(GRACE);
+            self.complete(chain)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the later programs of a chain. What is attached first is called first.
+    fn complete(&mut self, chain: &Chain) -> Result<(), Error> {
+        for program in self::chain(chain.first, &self.layout).into_iter().skip(1) {
+            let link = attach(&mut self.ebpf, &program, chain.event)?;
+            self.links.of(chain).push(link);
+        }
+        Ok(())
+    }
+
+    /// Has the first program of a chain tell the later ones what it has seen.
+    fn announce(&self, kind: u32) -> Result<(), Error> {
+        let name = "announce_chain";
+        let program: Option<&RawTracePoint> =
+            self.ebpf.program(name).and_then(|program| program.try_into().ok());
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = u64::from(kind);
+        match program.map(|program| program.test_run(options)) {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(refused(&format!("to run program `{name}`"), &error)),
+            None => Err(Error::Refused {
+                what: format!("program `{name}`"),
+                cause: "it is not in the BPF object this kleak was built with".to_owned(),
+                advice: String::new(),
+            }),
+        }
     }
 
     /// Switches counting on. Before, nothing is counted; after, everything is.
@@ -197,13 +311,13 @@ impl Probe {
         let mut control: Array<_, Control> =
             Array::try_from(map).map_err(|error| failed(error.to_string()))?;
         self.start_ns = super::read::now_ns();
-        control
-            .set(
-                0,
-                Control { active: 1, credit: u64::from(self.max_objects), ..Control::default() },
-                0,
-            )
-            .map_err(|error| failed(error.to_string()))
+        let start = Control {
+            active: 1,
+            chained: self.links.chained,
+            credit: u64::from(self.max_objects),
+            ..Control::default()
+        };
+        control.set(0, start, 0).map_err(|error| failed(error.to_string()))
     }
 
     /// Ends the window: allocations first, then frees, so that what is left is what was

@@ -117,6 +117,8 @@ pub struct Config {
     pub user_stacks: bool,
     /// Outstanding objects that fit the kernel side.
     pub max_objects: u32,
+    /// Every event counts from the first on, whatever it costs: see [`Probe::stand_in`].
+    pub exact: bool,
     /// Mark the descendants of kleak's own children.
     pub follow_family: bool,
     /// Where cgroups come from.
@@ -157,6 +159,7 @@ impl Config {
             percpu: false,
             call_path: Box::new(CallPath::NONE),
             possible_cpus: 1,
+            exact: false,
             follow_family: false,
             cgroups,
             stack_size: None,
@@ -473,6 +476,7 @@ mod tests {
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,
+            exact: false,
             follow_family: false,
             cgroups: CgroupSource::None,
             stack_size: None,

@@ -174,7 +174,7 @@ impl Probe {
             group.objects += 1;
             group.requested += u64::from(object.requested);
             group.weight += u64::from(object.weight);
-            group.oldest_ns = group.oldest_ns.min(object.born_ns);
+            group.oldest_ns = group.oldest_ns.min(object.born_ns.max(start));
             let born = usize::try_from(object.born_ns.saturating_sub(start) / slice);
             let last = BIRTH_SLICES - 1;
             if let Some(births) = group.births.get_mut(born.unwrap_or(last).min(last)) {

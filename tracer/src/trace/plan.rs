@@ -132,6 +132,8 @@ impl Plan {
             stacks: args.stacks.into(),
             user_stacks: args.user_stacks,
             max_objects,
+            // Where a build may fail by it, every event counts; on a sick node time does.
+            exact: !(args.command.is_empty() && args.fail_on.is_empty()),
             follow_family: !args.command.is_empty(),
             cgroups: CgroupSource::of(&layout),
             stack_size: system::kernel_stack_bytes(&host, &meminfo),

@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// processes looked up. The ring buffer holds 1,700 cgroup events, so 17,000 a second can pass.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether the kernel has skipped an event: what it skips until then is lost.
+const LOOK_OUT: Duration = Duration::from_millis(20);
+
 /// Looking up user stacks walks every object, so it rests this many times as long as it took: with a
 /// few objects it is done at each housekeeping, with millions it takes 2 % of the time.
 const USER_STACKS_REST: u32 = 50;
@@ -200,6 +203,7 @@ impl<'a> Session<'a> {
         let mut next_point = start + self.history.step();
         let mut next_report = self.plan.interval.map(|interval| start + interval);
         let mut next_chores = start + HOUSEKEEPING;
+        let mut next_look = start + LOOK_OUT;
         loop {
             tokio::select! {
                 // In this order, so that the window's end is not put off by work.
@@ -219,6 +223,10 @@ impl<'a> Session<'a> {
                     if outputs.closed() {
                         return Ok(End::Window);
                     }
+                }
+                () = tokio::time::sleep_until(next_look) => {
+                    self.probe.stand_in()?;
+                    next_look = TokioInstant::now() + LOOK_OUT;
                 }
                 () = tokio::time::sleep_until(next_point) => {
                     self.take_point()?;
