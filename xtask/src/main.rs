@@ -2,6 +2,7 @@
 //! static file, run it as root, lint, test, and measure what tracing costs.
 
 mod apt;
+mod archive;
 mod bench;
 mod bpf;
 mod build;
