@@ -1,17 +1,21 @@
 //! What a send and a receive cost: the figure the overhead is measured by.
+//!
+//! It is CPU time of the threads that do it, and the median over many short stretches: what others
+//! do on the machine meanwhile, which is much on a noisy one, is in neither.
 
 use std::hint;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::time::{ClockId, clock_gettime};
 
 use super::protocol::{self, Order};
 use super::{PairArgs, pin, remember};
 use crate::sysv::{self, Queues};
 
+/// Pairs in a stretch: enough that what comes once in a while, such as a new slab, is in each.
+const STRETCH: usize = 1024;
 /// Queues between two CPUs. One is filled while another is emptied, so that the two meet at no
 /// lock of a queue.
 const RING: usize = 16;
@@ -78,66 +82,57 @@ impl Work {
         }
     }
 
-    /// Nanoseconds for one pair; of several threads, for one pair of each.
+    /// Nanoseconds for one pair.
     fn time(&mut self, pairs: usize) -> Result<f64> {
-        let elapsed = match self {
+        match self {
             Self::Alone(queues, _) => match queues.as_mut_slice() {
-                // In the thread that `--cpu` has pinned and warmed up.
-                [queues] => {
-                    let start = Instant::now();
-                    alone(queues, pairs)?;
-                    start.elapsed()
-                }
-                all => {
-                    let start = together(all, pairs)?;
-                    start.elapsed()
-                }
+                // In the thread that `--cpu` has pinned.
+                [queues] => Ok(median(alone(queues, pairs)?)),
+                all => Ok(median(together(all, pairs)?)),
             },
-            Self::Across { sender, receiver, batch } => {
-                // Whole batches.
-                let batches = pairs.div_ceil(*batch);
-                let start = Instant::now();
-                across(sender, receiver, *batch, batches)?;
-                return Ok(start.elapsed().as_nanos() as f64 / (batches * *batch) as f64);
-            }
-        };
-        Ok(elapsed.as_nanos() as f64 / pairs as f64)
+            Self::Across { sender, receiver, batch } => across(sender, receiver, *batch, pairs),
+        }
     }
 }
 
-fn alone(queues: &mut Queues, pairs: usize) -> Result<()> {
-    for _ in 0..pairs {
-        queues.send(0)?;
-        ensure!(queues.receive(0)?, "a message sent was not there");
+/// Nanoseconds for a pair, in each stretch.
+fn alone(queues: &mut Queues, pairs: usize) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    let mut left = pairs;
+    while left > 0 {
+        let now = left.min(STRETCH);
+        let start = cpu_time()?;
+        for _ in 0..now {
+            queues.send(0)?;
+            ensure!(queues.receive(0)?, "a message sent was not there");
+        }
+        times.push((cpu_time()? - start) / now as f64);
+        left -= now;
     }
-    Ok(())
+    Ok(times)
 }
 
-/// When all of the threads began; when this returns, all of them have ended.
-fn together(all: &mut [Queues], pairs: usize) -> Result<Instant> {
-    let barrier = &Barrier::new(all.len() + 1);
+/// The same of several threads at once.
+fn together(all: &mut [Queues], pairs: usize) -> Result<Vec<f64>> {
     thread::scope(|scope| {
-        let start_one = |queues| {
-            scope.spawn(move || {
-                barrier.wait();
-                alone(queues, pairs)
-            })
-        };
+        let start_one = |queues| scope.spawn(move || alone(queues, pairs));
         let workers: Vec<_> = all.iter_mut().map(start_one).collect();
-        // Before the barrier opens: this thread may be the last to run on after it.
-        let start = Instant::now();
-        barrier.wait();
-        workers.into_iter().try_for_each(joined)?;
-        Ok(start)
+        let mut times = Vec::new();
+        for worker in workers {
+            times.append(&mut joined(worker)?);
+        }
+        Ok(times)
     })
 }
 
-/// Fills queue after queue on CPU 0, and empties queue after queue on CPU 1.
-fn across(sender: &Queues, receiver: &mut Queues, batch: usize, batches: usize) -> Result<()> {
+/// Fills queue after queue on CPU 0, and empties queue after queue on CPU 1: what the one takes for
+/// a message and what the other takes for it, without the time in which they wait.
+fn across(sender: &Queues, receiver: &mut Queues, batch: usize, pairs: usize) -> Result<f64> {
+    let batches = pairs.div_ceil(batch);
     let filled = AtomicUsize::new(0);
     let emptied = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
-    // Waits in user space: in the kernel it would allocate, or be woken up, which costs its own.
+    // Waits in user space: in the kernel it would allocate, or be woken up.
     let wait_for = |enough: &dyn Fn() -> bool| -> Result<()> {
         while !enough() {
             ensure!(!failed.load(Ordering::Relaxed), "the other side has failed");
@@ -145,50 +140,69 @@ fn across(sender: &Queues, receiver: &mut Queues, batch: usize, batches: usize) 
         }
         Ok(())
     };
-    let watched = |side: &mut dyn FnMut() -> Result<()>| {
-        let result = side();
-        if result.is_err() {
-            failed.store(true, Ordering::Relaxed);
-        }
+    let side = |cpu: usize, one: &mut dyn FnMut(usize) -> Result<f64>| {
+        let mut work = || {
+            pin(cpu)?;
+            let mut times = Vec::new();
+            let stretch = (STRETCH / batch).max(1);
+            for first in (0..batches).step_by(stretch) {
+                let numbers = first..(first + stretch).min(batches);
+                let messages = (numbers.len() * batch) as f64;
+                let all: Result<f64> = numbers.map(&mut *one).sum();
+                times.push(all? / messages);
+            }
+            Ok(median(times))
+        };
+        let result = work();
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
         result
     };
     thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            watched(&mut || {
-                pin(0)?;
-                for number in 0..batches {
-                    wait_for(&|| number - emptied.load(Ordering::Acquire) < RING)?;
-                    (0..batch).try_for_each(|_| sender.send(number % RING))?;
-                    filled.store(number + 1, Ordering::Release);
-                }
-                Ok(())
+            side(0, &mut |number| {
+                wait_for(&|| number - emptied.load(Ordering::Acquire) < RING)?;
+                let start = cpu_time()?;
+                (0..batch).try_for_each(|_| sender.send(number % RING))?;
+                let time = cpu_time()? - start;
+                filled.store(number + 1, Ordering::Release);
+                Ok(time)
             })
         });
         let receiving = scope.spawn(|| {
-            watched(&mut || {
-                pin(1)?;
-                for number in 0..batches {
-                    wait_for(&|| filled.load(Ordering::Acquire) > number)?;
-                    for _ in 0..batch {
-                        ensure!(receiver.receive(number % RING)?, "a message sent was not there");
-                    }
-                    emptied.store(number + 1, Ordering::Release);
+            side(1, &mut |number| {
+                wait_for(&|| filled.load(Ordering::Acquire) > number)?;
+                let start = cpu_time()?;
+                for _ in 0..batch {
+                    ensure!(receiver.receive(number % RING)?, "a message sent was not there");
                 }
-                Ok(())
+                let time = cpu_time()? - start;
+                emptied.store(number + 1, Ordering::Release);
+                Ok(time)
             })
         });
-        let results = [joined(sending), joined(receiving)];
-        // The first failure, rather than that of the side which waited for it in vain.
-        match results {
+        match [joined(sending), joined(receiving)] {
+            [Ok(sent), Ok(received)] => Ok(sent + received),
+            // Not that of the side which waited in vain for the other.
             [Err(error), Err(other)] if error.to_string().starts_with("the other") => Err(other),
-            [sent, received] => sent.and(received),
+            [Err(error), _] | [_, Err(error)] => Err(error),
         }
     })
 }
 
-fn joined(worker: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+fn joined<T>(worker: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match worker.join() {
         Ok(result) => result,
         Err(_) => bail!("a thread panicked"),
     }
+}
+
+/// Nanoseconds that this thread has run.
+fn cpu_time() -> Result<f64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("the thread's clock")?;
+    Ok(time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_unstable_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
