@@ -11,6 +11,7 @@ mod memleak;
 mod plan;
 mod programs;
 mod report;
+mod scale;
 mod stats;
 mod table;
 mod watching;
@@ -70,6 +71,14 @@ pub(crate) struct BenchArgs {
     /// Also write every sample and the summary to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Instead, leave a real node's number of objects outstanding, and see whether kleak counts
+    /// them to the last one, and at what price
+    #[arg(long, conflicts_with_all = ["rounds", "pairs", "only", "quick", "check", "json"])]
+    scale: bool,
+    /// How many, with --scale; each takes 512 bytes, and kleak some more
+    #[arg(long, requires = "scale", default_value_t = 14_500_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    objects: u64,
 }
 
 /// What came of the short form as a test.
@@ -92,6 +101,9 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
         .transpose()?;
     let built = build::everything(workspace, Profile::Release)?;
     let mut programs = Programs::build(workspace, built.executable)?;
+    if args.scale {
+        return scale::run(workspace, &programs, args.objects);
+    }
     let mut report = measure_all(workspace, args, &mut programs)?;
     if args.check {
         let mut found = check::nonsense(&report);
@@ -136,6 +148,8 @@ impl BenchArgs {
             quick: true,
             check: true,
             json: None,
+            scale: false,
+            objects: 0,
         }
     }
 }
