@@ -62,7 +62,7 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, objects: u64) -> R
     let mut kleak = Command::new(&programs.kleak);
     kleak.args(["trace", "--size", &TRACED_CLASS.to_string(), "--max-objects", &room]);
     // The end that it has of its own is for a bench that was killed.
-    kleak.args(["--duration", "2h", "--format", "json", "-o"]).arg(&path);
+    kleak.args(["--duration", "15m", "--format", "json", "-o"]).arg(&path);
     let mut watching = Watching::start(kleak, ATTACHED)?;
     for line in watching.said() {
         say::step("scale", line);
