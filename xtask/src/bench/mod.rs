@@ -41,7 +41,7 @@ use crate::{
 
 const ROUNDS: u32 = 5;
 const ROUNDS_QUICK: u32 = 3;
-const PAIRS: u64 = 200_000;
+const PAIRS: u64 = 120_000;
 const PAIRS_QUICK: u64 = 40_000;
 
 /// kleak's own exit status where a system or user cannot.
@@ -52,7 +52,7 @@ pub(crate) struct BenchArgs {
     /// How often everything is measured [default: 5, with --quick 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Allocations, each with its free, in one measurement [default: 200000, with --quick 40000]
+    /// Allocations, each with its free, in one measurement [default: 120000, with --quick 40000]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pairs: Option<u64>,
     /// A size class that is not traced, to see what bystanders pay
