@@ -18,7 +18,7 @@ const FILES: usize = 2500;
 const FILES_A_DIRECTORY: usize = 50;
 const TEXT: &str = "Some text, so that the file is not empty and takes a page of the cache.\n";
 /// Files that are compiled, and functions in each.
-const SOURCES: usize = 8;
+const SOURCES: usize = 5;
 const FUNCTIONS: usize = 120;
 
 /// A tarball at hand.

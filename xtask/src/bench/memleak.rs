@@ -37,6 +37,8 @@ pub(super) struct Memleak {
     root: PathBuf,
     /// Of Debian's package; the program itself always says 0.1.
     pub(super) version: String,
+    /// Programs that it attaches here, once that is known.
+    programs: usize,
 }
 
 impl Memleak {
@@ -63,7 +65,7 @@ impl Memleak {
 
     fn unpacked(root: PathBuf) -> Option<Self> {
         let version = fs::read_to_string(root.join(VERSION)).ok()?.trim().to_owned();
-        root.join(PROGRAM).is_file().then_some(Self { root, version })
+        root.join(PROGRAM).is_file().then_some(Self { root, version, programs: 0 })
     }
 
     /// By the loader of its own libc: this system's may be older than the program.
@@ -85,30 +87,46 @@ impl Memleak {
         Ok(command)
     }
 
-    /// Attaches it. One message is then left for it to find.
-    pub(super) fn start(&self, filter: Filter, workload: &Path) -> Result<Attached> {
+    /// Makes sure that it does its work here: one that is loaded and sees nothing would look free.
+    /// It must list a message that is sent while it is attached. Not asked of every measurement:
+    /// after one that leaves much, its list takes minutes.
+    pub(super) fn prove(&mut self, filter: Filter, workload: &Path) -> Result<()> {
         let watching = Watching::start(self.command(filter)?, Ready::Holds(PROGRAMS))?;
+        self.programs = watching.attached();
         let mut proof = Running::start(workload, &["msg", "--count", "1", "--size-class", "512"])?;
         proof.go()?;
-        Ok(Attached { watching, proof })
-    }
-}
-
-/// memleak, attached, with one object that its closing list must have.
-pub(super) struct Attached {
-    watching: Watching,
-    proof: Running,
-}
-
-impl Attached {
-    /// Ends it, and makes sure that it did its work: one that is loaded and sees nothing would
-    /// look free.
-    pub(super) fn stop(self) -> Result<()> {
-        let said = self.watching.stop(DONE_WITHIN, |_| {})?;
-        self.proof.finish()?;
+        let said = watching.stop(DONE_WITHIN, |_| {})?;
+        proof.finish()?;
         ensure!(
             said.iter().any(|line| line.contains("msgsnd") || line.contains("load_msg")),
             "memleak did not list a message that was sent while it was attached"
+        );
+        Ok(())
+    }
+
+    /// Attaches as many programs as when it was proven to work.
+    pub(super) fn start(&self, filter: Filter) -> Result<Attached> {
+        let programs = self.programs.max(PROGRAMS);
+        let watching = Watching::start(self.command(filter)?, Ready::Holds(programs))?;
+        Ok(Attached { watching, programs })
+    }
+}
+
+/// memleak, attached.
+pub(super) struct Attached {
+    watching: Watching,
+    programs: usize,
+}
+
+impl Attached {
+    /// Ends it without its list.
+    pub(super) fn stop(self) -> Result<()> {
+        let held = self.watching.attached();
+        drop(self.watching);
+        ensure!(
+            held >= self.programs,
+            "memleak held {held} attached programs in the end, not {}: it has ended early",
+            self.programs
         );
         Ok(())
     }

@@ -220,6 +220,12 @@ fn prepare(workspace: &Workspace, groups: &mut Vec<Group>, programs: &mut Progra
 
 fn measure(group: &mut Group, rounds: u32, programs: &mut Programs) -> Result<Measured> {
     let mut samples: Samples = vec![vec![Vec::new(); group.workloads.len()]; group.tracers.len()];
+    if let Some(memleak) = &mut programs.memleak
+        && let Err(error) = memleak.prove(group.filter, &programs.workload)
+    {
+        say::warning("bench", &format!("memleak is left out: {error:#}"));
+        programs.memleak = None;
+    }
     for round in 0..rounds {
         say::step("bench", &format!("{}: round {} of {rounds}", group.name, round + 1));
         for index in plan::order(round, group.tracers.len()) {

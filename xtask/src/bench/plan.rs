@@ -122,7 +122,7 @@ pub(super) fn groups(quick: bool) -> Vec<Group> {
             vec![
                 workload("unpack and compile", Work::Compile),
                 workload("socket ping-pong", Work::PingPong { count: 80_000 }),
-                workload("find", Work::Find { times: 3 }),
+                workload("find", Work::Find { times: 2 }),
                 spawn(600),
             ]
         },

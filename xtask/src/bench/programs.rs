@@ -97,7 +97,7 @@ impl Programs {
             }
             Tracer::Memleak => {
                 let memleak = self.memleak.as_ref().context("there is no memleak")?;
-                Attached::Memleak(memleak.start(filter, &self.workload)?)
+                Attached::Memleak(memleak.start(filter)?)
             }
         })
     }

@@ -69,6 +69,11 @@ impl Watching {
         self.child.id()
     }
 
+    /// Programs that it holds attached.
+    pub(super) fn attached(&self) -> usize {
+        attached_by(self.child.id())
+    }
+
     /// What it has said so far.
     pub(super) fn said(&mut self) -> &[String] {
         self.said.extend(self.lines.try_iter());
