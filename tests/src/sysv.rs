@@ -69,9 +69,7 @@ impl Queues {
     /// Makes as many queues as `messages` messages of `size_class` need. On failure the ones made
     /// so far are removed.
     pub fn for_messages(messages: usize, size_class: usize) -> Result<Self> {
-        let text = text_for(size_class)?;
-        let per_queue = queue_bytes()? / text;
-        ensure!(per_queue > 0, "kernel.msgmnb is too small for one message of {text} bytes");
+        let per_queue = messages_per_queue(size_class)?;
         let mut queues = Self::over(Vec::new(), size_class)?;
         queues.per_queue = per_queue;
         for _ in 0..messages.div_ceil(per_queue) {
@@ -150,11 +148,21 @@ impl Queues {
     }
 }
 
-/// Bytes of text a queue may hold.
-fn queue_bytes() -> Result<usize> {
-    let path = "/proc/sys/kernel/msgmnb";
-    let text = fs::read_to_string(path).context(path)?;
-    text.trim().parse().with_context(|| format!("{path}: {text:?}"))
+/// Messages of `size_class` that one queue may hold.
+pub fn messages_per_queue(size_class: usize) -> Result<usize> {
+    let text = text_for(size_class)?;
+    let messages = queue_bytes()? / text;
+    ensure!(messages > 0, "kernel.msgmnb is too small for one message of {text} bytes");
+    Ok(messages)
+}
+
+/// Where the kernel has the limit that [`queue_bytes`] reads.
+pub const QUEUE_BYTES: &str = "/proc/sys/kernel/msgmnb";
+
+/// Bytes of text a queue made from now on may hold.
+pub fn queue_bytes() -> Result<usize> {
+    let text = fs::read_to_string(QUEUE_BYTES).context(QUEUE_BYTES)?;
+    text.trim().parse().with_context(|| format!("{QUEUE_BYTES}: {text:?}"))
 }
 
 fn check(result: i32) -> io::Result<i32> {

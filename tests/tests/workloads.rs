@@ -2,12 +2,14 @@
 //! by the kernel's own books.
 
 use std::fs;
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kleak_tests::harness::{
     Cgroup, PATIENCE, Workload, class_512_of_filters, class_512_of_messages, in_use, require_root,
     settle, wait_for,
 };
+use kleak_tests::sysv;
 
 /// Objects by which the books may be off: slabs that a CPU holds count as in use to the last
 /// object, and others allocate too.
@@ -124,11 +126,43 @@ fn a_pair_is_timed() -> Result<()> {
     let Some(_live) = require_root()? else {
         return Ok(());
     };
-    let mut workload = Workload::start(&["pair", "--pairs", "10000", "--size-class", "1024"])?;
-    workload.order("go")?;
-    let done = workload.answer("done")?;
-    let each = done.get("ns_per_pair").context("no ns_per_pair")?.parse::<f64>()?;
-    assert!(each > 10.0 && each < 1e6, "{each} ns");
+    let pair = ["pair", "--pairs", "10000", "--size-class", "1024"];
+    let ways: [&[&str]; 3] = [&[], &["--threads", "4"], &["--across"]];
+    // There is no other CPU to free on.
+    let able = |way: &[&str]| {
+        way != ["--across"] || thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1)
+    };
+    for way in ways.into_iter().filter(|way| able(way)) {
+        let mut workload = Workload::start(&[&pair, way].concat())?;
+        workload.order("go")?;
+        let done = workload.answer("done")?;
+        let each = done.get("ns_per_pair").context("no ns_per_pair")?.parse::<f64>()?;
+        assert!(each > 10.0 && each < 1e6, "{way:?}: {each} ns");
+    }
+    Ok(())
+}
+
+#[test]
+fn processes_and_round_trips_are_counted() -> Result<()> {
+    for work in ["ping-pong", "spawn"] {
+        let mut workload = Workload::start(&[work, "--count", "20"])?;
+        assert_eq!(workload.go("count")?, 20, "{work}");
+        assert!(workload.exit()?.success(), "{work}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_limit_is_put_back_when_its_input_ends() -> Result<()> {
+    let Some(_live) = require_root()? else {
+        return Ok(());
+    };
+    let before = sysv::queue_bytes()?;
+    let more = (before + 512).to_string();
+    let mut workload = Workload::start(&["limit", "--queue-bytes", &more])?;
+    assert_eq!(sysv::queue_bytes()?, before + 512);
+    assert!(workload.exit()?.success());
+    assert_eq!(sysv::queue_bytes()?, before);
     Ok(())
 }
 

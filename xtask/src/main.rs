@@ -2,6 +2,7 @@
 //! static file, run it as root, lint, test, and measure what tracing costs.
 
 mod apt;
+mod archive;
 mod bench;
 mod bpf;
 mod build;
@@ -57,7 +58,7 @@ enum Task {
     },
     /// Run the ground-truth tests on Debian's kernels from 5.10 to 7.2, in virtual machines
     Vm(VmArgs),
-    /// Measure what tracing adds to one allocation and its free, in interleaved rounds
+    /// Measure what tracing costs, beside memleak and nothing, in interleaved rounds
     Bench(BenchArgs),
 }
 

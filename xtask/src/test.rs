@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     apt::Apt,
+    bench::{self, Checked},
     build::{self, Profile},
     command::shown,
     lint, say,
@@ -49,6 +50,15 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool, with_vm: bool) -> Resu
     let status = child.wait().context("cannot wait for the tests")?;
     let passed_here = total.passed;
     let mut failed = Vec::new();
+    say::step("test", "measuring what tracing costs, in the short form");
+    match bench::check(workspace, &built.executable) {
+        Ok(Checked::Fine) => total.passed += 1,
+        Ok(Checked::Skipped) => total.ignored += 1,
+        Err(error) => {
+            total.failed += 1;
+            failed.push(format!("bench: {error:#} (cargo xtask bench --quick --check)"));
+        }
+    }
     if with_vm {
         match vm::run(workspace, &VmArgs::default()) {
             Ok(cells) => {

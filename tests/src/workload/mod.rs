@@ -9,14 +9,17 @@ mod arp;
 mod cgroups;
 mod churn;
 mod kubelet;
+mod limit;
 mod memory;
 mod messages;
 mod net;
 mod objects;
 mod pair;
 mod percpu;
+mod ping;
 mod pipes;
 mod protocol;
+mod spawn;
 mod tree;
 
 use std::path::PathBuf;
@@ -64,6 +67,15 @@ enum Work {
     Churn(ChurnArgs),
     /// `go`: times a send and a receive
     Pair(PairArgs),
+    /// `go`: sends a byte to another process over a socket and awaits its answer, again and again
+    PingPong(PingPongArgs),
+    /// The other process of `ping-pong`: sends back what comes
+    #[command(hide = true)]
+    Echo,
+    /// `go`: starts processes, one after the other
+    Spawn(SpawnArgs),
+    /// Lets message queues hold more until it ends, and then puts the limit back
+    Limit(LimitArgs),
     /// `go`: dials a server that never answers, again and again until `stop`, and keeps
     /// every socket with its filter
     Kubelet(KubeletArgs),
@@ -135,6 +147,33 @@ struct PairArgs {
     /// Bytes of an object
     #[arg(long, default_value_t = 512)]
     size_class: usize,
+    /// Threads that do so many each at once, on queues of their own
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Send on CPU 0 and receive on CPU 1
+    #[arg(long, conflicts_with = "threads")]
+    across: bool,
+}
+
+#[derive(Debug, Args)]
+struct PingPongArgs {
+    /// Round trips in a `go`
+    #[arg(long)]
+    count: usize,
+}
+
+#[derive(Debug, Args)]
+struct SpawnArgs {
+    /// Processes in a `go`
+    #[arg(long)]
+    count: usize,
+}
+
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// Bytes of text in a queue (kernel.msgmnb)
+    #[arg(long)]
+    queue_bytes: u32,
 }
 
 #[derive(Debug, Args)]
@@ -233,9 +272,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let leave = cli.leave;
     let result = run(cli);
-    if !leave {
-        remove_queues();
-    }
+    clean_up(leave);
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -251,9 +288,7 @@ fn run(cli: Cli) -> Result<u8> {
         set_comm(&comm)?;
     }
     if let Some(cpu) = cli.cpu {
-        let mut set = CpuSet::new();
-        set.set(cpu)?;
-        sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pinning to {cpu}"))?;
+        pin(cpu)?;
     }
     match cli.work {
         Work::Msg(args) => messages::send(&args)?,
@@ -261,6 +296,10 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Churn(args) if args.filters => churn::filters(&args)?,
         Work::Churn(args) => churn::messages(&args)?,
         Work::Pair(args) => pair::run(&args)?,
+        Work::PingPong(args) => ping::run(&args)?,
+        Work::Echo => ping::echo()?,
+        Work::Spawn(args) => spawn::run(&args)?,
+        Work::Limit(args) => limit::run(&args)?,
         Work::Kubelet(args) => kubelet::run(&args)?,
         Work::Arp(args) => arp::run(&args)?,
         Work::Objects(work) => objects::run(&work)?,
@@ -271,6 +310,13 @@ fn run(cli: Cli) -> Result<u8> {
         Work::Tree(args) => return tree::run(&args, cli.leave),
     }
     Ok(0)
+}
+
+/// Has the calling thread run on this CPU only.
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pinning to CPU {cpu}"))
 }
 
 fn comm(cli: &Cli) -> Result<Option<Vec<u8>>> {
@@ -294,6 +340,14 @@ fn remember(ids: &[i32]) {
     QUEUES.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(ids);
 }
 
+/// What must be done however this process ends.
+fn clean_up(leave: bool) {
+    if !leave {
+        remove_queues();
+    }
+    limit::put_back();
+}
+
 fn remove_queues() {
     for id in QUEUES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         if let Err(error) = sysv::remove(id) {
@@ -310,9 +364,7 @@ fn clean_up_on_term(leave: bool) -> Result<()> {
     signals.thread_block()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if let Ok(signal) = signals.wait() {
-            if !leave {
-                remove_queues();
-            }
+            clean_up(leave);
             std::process::exit(128 + signal as i32);
         }
     })?;

@@ -1,23 +1,37 @@
-//! What tracing adds to one allocation and its free.
+//! What tracing costs: kleak in each mode, empty programs and memleak, on the same workloads in the
+//! same run.
 //!
-//! The machine's own drift is larger than the differences sought, so the modes take turns within
+//! The machine's own drift is larger than the differences sought, so the tracers take turns within
 //! each round, every one is compared with the untraced run of its own round, and the median over
 //! the rounds is what counts.
 
-mod load;
+mod check;
+mod compile;
+mod memleak;
+mod plan;
+mod programs;
+mod report;
+mod scale;
 mod stats;
 mod table;
+mod watching;
+mod work;
 
 use std::{
     fs::File,
-    path::PathBuf,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde::Serialize;
 
-use self::{load::Programs, stats::Spread};
+use self::{
+    compile::Tree,
+    memleak::Memleak,
+    plan::{Group, Tracer, Work},
+    programs::Programs,
+    report::{Measured, Report, Samples},
+};
 use crate::{
     apt::is_root,
     build::{self, Profile},
@@ -25,90 +39,54 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The size class that is traced.
-const TRACED_CLASS: u32 = 512;
+const ROUNDS: u32 = 5;
+const ROUNDS_QUICK: u32 = 3;
+const PAIRS: u64 = 120_000;
+const PAIRS_QUICK: u64 = 40_000;
 
-#[derive(clap::Args)]
+/// kleak's own exit status where a system or user cannot.
+const CANNOT: i32 = 3;
+
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// How often every mode is measured
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Allocations, each with its free, in one measurement
-    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pairs: u64,
+    /// How often everything is measured [default: 5, with --quick 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Allocations, each with its free, in one measurement [default: 120000, with --quick 40000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pairs: Option<u64>,
     /// A size class that is not traced, to see what bystanders pay
     #[arg(long, default_value_t = 256)]
     other_class: u32,
+    /// Only workloads whose name holds this, or a group: micro, macro (repeatable)
+    #[arg(long, value_name = "WORD")]
+    only: Vec<String>,
+    /// The short form: fewer rounds and pairs, and one program instead of four
+    #[arg(long)]
+    quick: bool,
+    /// Fail when the result is nonsense, such as a mode slower than a multiple of another, in two
+    /// runs
+    #[arg(long)]
+    check: bool,
     /// Also write every sample and the summary to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Instead, leave a real node's number of objects outstanding, and see whether kleak counts
+    /// them to the last one, and at what price
+    #[arg(long, conflicts_with_all = ["rounds", "pairs", "only", "quick", "check", "json"])]
+    scale: bool,
+    /// How many, with --scale; each takes 512 bytes, and kleak some more
+    #[arg(long, requires = "scale", default_value_t = 14_500_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    objects: u64,
 }
 
-/// What watches while the workload runs.
+/// What came of the short form as a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tracer {
-    None,
-    /// Programs that do nothing: what being attached costs, which no tracer can avoid.
-    EmptyPrograms,
-    Kleak {
-        stacks: &'static str,
-    },
-}
-
-/// One row of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mode {
-    name: &'static str,
-    tracer: Tracer,
-    in_class: bool,
-}
-
-impl Mode {
-    const ALL: [Self; 7] = [
-        Self::new("untraced", Tracer::None, true),
-        Self::new("empty programs", Tracer::EmptyPrograms, true),
-        Self::new("kleak, stacks auto", Tracer::Kleak { stacks: "auto" }, true),
-        Self::new("kleak, stacks all", Tracer::Kleak { stacks: "all" }, true),
-        Self::new("kleak, stacks off", Tracer::Kleak { stacks: "off" }, true),
-        Self::new("other class, untraced", Tracer::None, false),
-        Self::new("other class, kleak auto", Tracer::Kleak { stacks: "auto" }, false),
-    ];
-
-    const fn new(name: &'static str, tracer: Tracer, in_class: bool) -> Self {
-        Self { name, tracer, in_class }
-    }
-
-    /// The untraced mode that it is compared with.
-    fn baseline(&self) -> usize {
-        Self::ALL
-            .iter()
-            .position(|mode| mode.tracer == Tracer::None && mode.in_class == self.in_class)
-            .unwrap_or(0)
-    }
-}
-
-/// The file that `--json` writes.
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    unix_time_s: u64,
-    kernel: String,
-    cpus: usize,
-    rounds: u32,
-    pairs: u64,
-    modes: Vec<Row>,
-}
-
-/// What was measured of one mode.
-#[derive(Serialize)]
-struct Row {
-    mode: &'static str,
-    size_class: u32,
-    ns_per_pair: Spread,
-    /// Over the untraced runs of the same class, round by round.
-    added_ns: Spread,
-    ratio: f64,
-    samples_ns_per_pair: Vec<f64>,
+pub(crate) enum Checked {
+    Fine,
+    /// This user or system cannot; the reason has been said.
+    Skipped,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
@@ -122,114 +100,153 @@ pub(crate) fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
         .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
     let built = build::everything(workspace, Profile::Release)?;
-    let programs = Programs::build(workspace, built.executable)?;
+    let mut programs = Programs::build(workspace, built.executable)?;
+    if args.scale {
+        return scale::run(workspace, &programs, args.objects);
+    }
+    let mut report = measure_all(workspace, args, &mut programs)?;
+    if args.check {
+        let mut found = check::nonsense(&report);
+        if !found.is_empty() {
+            say::warning("bench", &format!("measuring once more: {}", found.join("; ")));
+            report = measure_all(workspace, args, &mut programs)?;
+            found = check::nonsense(&report);
+        }
+        write(json, &report)?;
+        if !found.is_empty() {
+            bail!("the figures are nonsense, twice: {}", found.join("; "));
+        }
+        return Ok(());
+    }
+    write(json, &report)
+}
 
-    let mut samples = vec![Vec::new(); Mode::ALL.len()];
-    for round in 0..args.rounds {
-        say::step("bench", &format!("round {} of {}", round + 1, args.rounds));
-        for index in order(round, Mode::ALL.len()) {
-            let mode = &Mode::ALL[index];
-            let class = class(mode, args);
-            let ns = programs
-                .measure(mode.tracer, class, args.pairs)
-                .with_context(|| format!("{} (class {class})", mode.name))?;
-            samples[index].push(ns);
+/// `bench --quick --check` as a test of its own, where BPF programs may be attached.
+pub(crate) fn check(workspace: &Workspace, kleak: &Path) -> Result<Checked> {
+    if !is_root() {
+        say::warning("bench", "skipped: measuring takes root");
+        return Ok(Checked::Skipped);
+    }
+    let mut probe = Command::new(kleak);
+    probe.args(["trace", "--size", "512", "--duration", "100ms", "-o", "/dev/null"]);
+    let probed = probe.output().with_context(|| format!("cannot run {}", kleak.display()))?;
+    if probed.status.code() == Some(CANNOT) {
+        let why = String::from_utf8_lossy(&probed.stderr);
+        say::warning("bench", &format!("skipped: {}", why.trim()));
+        return Ok(Checked::Skipped);
+    }
+    run(workspace, &BenchArgs::short()).map(|()| Checked::Fine)
+}
+
+impl BenchArgs {
+    fn short() -> Self {
+        Self {
+            rounds: None,
+            pairs: None,
+            other_class: 256,
+            only: Vec::new(),
+            quick: true,
+            check: true,
+            json: None,
+            scale: false,
+            objects: 0,
         }
     }
-
-    let rows = rows(&samples, args);
-    for line in table::lines(&rows) {
-        say::result(&line);
-    }
-    if let Some(file) = json {
-        serde_json::to_writer_pretty(file, &report(args, rows)).context("cannot write the JSON")?;
-    }
-    Ok(())
 }
 
-fn class(mode: &Mode, args: &BenchArgs) -> u32 {
-    if mode.in_class { TRACED_CLASS } else { args.other_class }
+fn write(json: Option<File>, report: &Report) -> Result<()> {
+    let Some(file) = json else { return Ok(()) };
+    serde_json::to_writer_pretty(file, report).context("cannot write the JSON")
 }
 
-/// Every mode once, in another order each round: forwards from a place that moves on, then
-/// backwards, so that none always follows the same other.
-fn order(round: u32, modes: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..modes).collect();
-    order.rotate_left(round as usize % modes);
-    if round % 2 == 1 {
-        order.reverse();
+fn measure_all(workspace: &Workspace, args: &BenchArgs, programs: &mut Programs) -> Result<Report> {
+    let mut groups = plan::only(plan::groups(args.quick), &args.only);
+    if groups.is_empty() {
+        bail!("no workload or group has a name with {}", args.only.join(" or "));
     }
-    order
-}
-
-fn rows(samples: &[Vec<f64>], args: &BenchArgs) -> Vec<Row> {
-    let row = |(mode, own): (&Mode, &Vec<f64>)| {
-        let baseline = &samples[mode.baseline()];
-        let added: Vec<f64> = own.iter().zip(baseline).map(|(own, base)| own - base).collect();
-        let ratios: Vec<f64> = own.iter().zip(baseline).map(|(own, base)| own / base).collect();
-        Row {
-            mode: mode.name,
-            size_class: class(mode, args),
-            ns_per_pair: Spread::of(own),
-            added_ns: Spread::of(&added),
-            ratio: Spread::of(&ratios).median,
-            samples_ns_per_pair: own.clone(),
+    let rounds = args.rounds.unwrap_or(if args.quick { ROUNDS_QUICK } else { ROUNDS });
+    programs.pairs = args.pairs.unwrap_or(if args.quick { PAIRS_QUICK } else { PAIRS });
+    programs.other_class = args.other_class;
+    programs.memleak = match Memleak::find_or_fetch() {
+        Ok(memleak) => Some(memleak),
+        Err(error) => {
+            say::warning("bench", &format!("memleak is left out: {error:#}"));
+            None
         }
     };
-    Mode::ALL.iter().zip(samples).map(row).collect()
-}
-
-fn report(args: &BenchArgs, modes: Vec<Row>) -> Report {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
-    Report {
-        schema: "kleak.bench/1",
-        unix_time_s: now.as_secs(),
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
-            .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned()),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        rounds: args.rounds,
-        pairs: args.pairs,
-        modes,
+    let memleak = programs.memleak.as_ref().map(|memleak| memleak.version.clone());
+    prepare(workspace, &mut groups, programs);
+    let mut measured = Vec::new();
+    for group in &mut groups {
+        measured.push(measure(group, rounds, programs)?);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_round_has_every_mode_once_and_orders_differ() {
-        let orders: Vec<_> = (0..4).map(|round| order(round, 5)).collect();
-        for order in &orders {
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, [0, 1, 2, 3, 4]);
-        }
-        assert_eq!(orders[0], [0, 1, 2, 3, 4]);
-        assert_eq!(orders[1], [0, 4, 3, 2, 1]);
-        assert_eq!(orders[2], [2, 3, 4, 0, 1]);
-    }
-
-    #[test]
-    fn each_mode_is_compared_with_the_untraced_run_of_its_class() {
-        for mode in Mode::ALL {
-            let baseline = Mode::ALL[mode.baseline()];
-            assert_eq!(baseline.tracer, Tracer::None);
-            assert_eq!(baseline.in_class, mode.in_class);
+    let report = report::report(rounds, programs.pairs, args.other_class, memleak, measured);
+    for group in &report.groups {
+        say::result("");
+        say::result(&report::title(group, &report));
+        for line in table::lines(group) {
+            say::result(&line);
         }
     }
+    Ok(report)
+}
 
-    #[test]
-    fn what_is_added_is_the_median_of_the_rounds_own_differences() {
-        // The machine slows down by 100 ns a round; the tracer adds 10, 20 and 30.
-        let args = BenchArgs { rounds: 3, pairs: 1, other_class: 256, json: None };
-        let base = vec![500.0, 600.0, 700.0];
-        let mut samples = vec![base.clone(); Mode::ALL.len()];
-        samples[2] = vec![510.0, 620.0, 730.0];
-        let rows = rows(&samples, &args);
-        assert_eq!(rows[0].added_ns.median.to_bits(), 0.0_f64.to_bits());
-        assert!((rows[2].added_ns.median - 20.0).abs() < 1e-9);
-        assert!((rows[2].ns_per_pair.median - 620.0).abs() < 1e-9);
-        assert_eq!(rows[6].size_class, 256);
+/// Leaves out, loudly, what cannot be done here.
+fn prepare(workspace: &Workspace, groups: &mut Vec<Group>, programs: &mut Programs) {
+    let cpus = std::thread::available_parallelism().map_or(1, Into::into);
+    for group in &mut *groups {
+        if programs.memleak.is_none() {
+            group.tracers.retain(|&tracer| tracer != Tracer::Memleak);
+        }
+        group.workloads.retain(|workload| {
+            let able = match workload.work {
+                Work::Across if cpus < 2 => Err(anyhow::anyhow!("there is only one CPU")),
+                Work::Compile => Tree::make(&workspace.target.join("bench")).map(|tree| {
+                    programs.tree = Some(tree);
+                }),
+                // Also reads into memory what is walked over.
+                Work::Find { .. } => programs.sample(workload).map(drop),
+                _ => Ok(()),
+            };
+            if let Err(error) = &able {
+                let name = workload.name;
+                say::warning("bench", &format!("{name} is left out: {error:#}"));
+            }
+            able.is_ok()
+        });
     }
+    groups.retain(|group| !group.workloads.is_empty());
+}
+
+fn measure(group: &mut Group, rounds: u32, programs: &mut Programs) -> Result<Measured> {
+    let mut samples: Samples = vec![vec![Vec::new(); group.workloads.len()]; group.tracers.len()];
+    if let Some(memleak) = &mut programs.memleak
+        && let Err(error) = memleak.prove(group.filter, &programs.workload)
+    {
+        say::warning("bench", &format!("memleak is left out: {error:#}"));
+        programs.memleak = None;
+    }
+    for round in 0..rounds {
+        say::step("bench", &format!("{}: round {} of {rounds}", group.name, round + 1));
+        for index in plan::order(round, group.tracers.len()) {
+            let tracer = group.tracers[index];
+            if tracer == Tracer::Memleak && programs.memleak.is_none() {
+                continue;
+            }
+            match programs.measure(tracer, group.filter, &group.workloads) {
+                Ok(values) => {
+                    for (all, value) in samples[index].iter_mut().zip(values) {
+                        all.push(value);
+                    }
+                }
+                Err(error) if tracer == Tracer::Memleak => {
+                    say::warning("bench", &format!("memleak is left out: {error:#}"));
+                    programs.memleak = None;
+                    samples[index] = vec![Vec::new(); group.workloads.len()];
+                }
+                Err(error) => return Err(error).with_context(|| tracer.name()),
+            }
+        }
+    }
+    Ok(report::measured(group, &samples))
 }

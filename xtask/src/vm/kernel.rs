@@ -1,7 +1,6 @@
 //! Debian's kernels: found in the suite's signed index, fetched once, kept unpacked.
 
 use std::{
-    ffi::OsString,
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -10,12 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::mirror::Mirror;
-use crate::{
-    command::{output, run},
-    say,
-    workspace::cache_dir,
-};
+use crate::{archive::Archive, command::run, say, workspace::cache_dir};
 
 /// A series of kernels, and where Debian has it.
 #[derive(Debug)]
@@ -43,10 +37,6 @@ const FLAVOUR: &str = "-cloud-amd64";
 const IMAGE: &str = "linux-image-";
 /// Where newer kernels have what the image package had.
 const PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
 
 /// A kernel at hand.
 #[derive(Clone, Debug)]
@@ -146,12 +136,12 @@ fn newest_kept(directory: &Path) -> Result<Option<Kernel>> {
 
 fn fetch_newest(series: &Series, kept: &Path) -> Result<Kernel> {
     for suite in series.suites {
-        let archive = Archive::of(suite)?;
+        let archive = Archive::of("vm", suite)?;
         let names = archive.cache(&["pkgnames", IMAGE])?;
         let Some(release) = newest(series.name, names.lines()) else { continue };
         let root = kept.join(&release);
         if !root.is_dir() {
-            archive.fetch(&release, &root)?;
+            fetch(&archive, &release, &root)?;
         }
         return Ok(Kernel { root, release });
     }
@@ -174,93 +164,21 @@ fn numbers(release: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// One suite, as an apt of its own sees it: nothing of it reaches the system's lists. apt checks
-/// the signature of the index, and by the index each package.
-struct Archive {
-    directory: PathBuf,
-}
-
-impl Archive {
-    fn of(suite: &str) -> Result<Self> {
-        let mirror = Mirror::find()?;
-        let uri = if suite.ends_with("-security") { mirror.security } else { mirror.archive };
-        let Some(keyring) = KEYRINGS.iter().find(|keyring| Path::new(keyring).is_file()) else {
-            bail!("no {} to check what is fetched (package debian-archive-keyring)", KEYRINGS[0]);
-        };
-        let archive = Self { directory: cache_dir()?.join("kernels/apt").join(suite) };
-        for part in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(archive.directory.join(part))
-                .with_context(|| archive.directory.display().to_string())?;
-        }
-        let list = archive.directory.join("sources.list");
-        fs::write(&list, format!("deb [signed-by={keyring}] {uri} {suite} main\n"))
-            .with_context(|| list.display().to_string())?;
-        say::step("vm", &format!("fetching the package list of {suite}"));
-        run(archive.apt("apt-get").args(["-qq", "update"]))?;
-        Ok(archive)
-    }
-
-    fn apt(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let mut set = |name: &str, value: &Path| {
-            let mut option = OsString::from(format!("{name}="));
-            option.push(value);
-            command.arg("-o").arg(option);
-        };
-        set("Dir::Etc::sourcelist", &self.directory.join("sources.list"));
-        set("Dir::Etc::sourceparts", Path::new("/dev/null"));
-        set("Dir::State::lists", &self.directory.join("lists"));
-        set("Dir::State::status", Path::new("/dev/null"));
-        set("Dir::Cache", &self.directory);
-        // The cache may lie where apt's own user cannot write.
-        set("APT::Sandbox::User", Path::new("root"));
-        set("Acquire::Languages", Path::new("none"));
-        // Some systems have apt fetch lists of icons too.
-        set("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", Path::new("false"));
-        command.env("LC_ALL", "C");
-        command
-    }
-
-    fn cache(&self, args: &[&str]) -> Result<String> {
-        output(self.apt("apt-cache").args(args))
-    }
-
-    /// Downloads and unpacks a kernel's packages, and puts the result in place when it is complete.
-    fn fetch(&self, release: &str, root: &Path) -> Result<()> {
-        let image = format!("{IMAGE}{release}");
-        let depends = self.cache(&["depends", &image])?;
-        let parts = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let parts = parts.filter(|name| PARTS.iter().any(|part| name.starts_with(part)));
-        let packages = parts.chain([image.as_str()]).collect::<Vec<_>>();
-        say::step("vm", &format!("fetching {}", packages.join(" ")));
-        let unfinished = root.with_file_name(format!(".{release}-{}", std::process::id()));
-        let made = self.unpack(&packages, release, &unfinished).and_then(|()| {
-            match fs::rename(&unfinished, root) {
-                // Another xtask was faster.
-                Err(_) if root.is_dir() => Ok(()),
-                renamed => renamed.with_context(|| root.display().to_string()),
-            }
-        });
-        // There is nothing left of it if all went well.
-        drop(fs::remove_dir_all(&unfinished));
-        made
-    }
-
-    fn unpack(&self, packages: &[&str], release: &str, root: &Path) -> Result<()> {
-        let fetched = root.join("packages");
-        fs::create_dir_all(&fetched).with_context(|| fetched.display().to_string())?;
-        run(self.apt("apt-get").args(["-q", "download"]).args(packages).current_dir(&fetched))?;
-        for package in fs::read_dir(&fetched)? {
-            run(Command::new("dpkg-deb").arg("-x").arg(package?.path()).arg(root))?;
-        }
-        fs::remove_dir_all(&fetched)?;
+/// Downloads and unpacks a kernel's packages.
+fn fetch(archive: &Archive, release: &str, root: &Path) -> Result<()> {
+    let image = format!("{IMAGE}{release}");
+    let depends = archive.cache(&["depends", &image])?;
+    let parts = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let parts = parts.filter(|name| PARTS.iter().any(|part| name.starts_with(part)));
+    let packages = parts.chain([image.as_str()]).collect::<Vec<_>>();
+    archive.unpack(&packages, root, |unpacked, _| {
         // Newer packages have it in /usr/lib, where systems have a link of this name.
-        if !root.join("lib").exists() {
-            symlink("usr/lib", root.join("lib"))?;
+        if !unpacked.join("lib").exists() {
+            symlink("usr/lib", unpacked.join("lib"))?;
         }
         // Packages come without the modules' dependencies: installing them would work them out.
-        run(Command::new(depmod()).arg("-b").arg(root).arg(release))
-    }
+        run(Command::new(depmod()).arg("-b").arg(unpacked).arg(release))
+    })
 }
 
 /// Lies in a directory that only root has in its PATH.

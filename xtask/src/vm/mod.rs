@@ -2,7 +2,6 @@
 
 mod image;
 mod kernel;
-mod mirror;
 mod outcome;
 mod plan;
 mod qemu;

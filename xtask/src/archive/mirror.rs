@@ -1,4 +1,4 @@
-//! Where this machine's own apt gets Debian's packages from: kernels of other suites are there too.
+//! Where this machine's own apt gets Debian's packages from: other suites are there too.
 
 use std::{
     env, fs,
@@ -28,7 +28,7 @@ impl Mirror {
         match found {
             Some(mirror) => Ok(mirror),
             None => bail!(
-                "apt's sources name no mirror of Debian, whose kernels the virtual machines boot: \
+                "apt's sources name no mirror of Debian, whose packages are wanted: \
                  set {ENV_MIRROR} to the address of one (of the directory that has `dists`)"
             ),
         }
