@@ -7,8 +7,10 @@
 
 mod record;
 mod settings;
+mod stack;
 mod state;
 
 pub use record::*;
 pub use settings::*;
+pub use stack::*;
 pub use state::*;

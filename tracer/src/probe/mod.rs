@@ -52,6 +52,14 @@ const CGROUP_EVENT_BYTES: u32 = 1 << 20;
 /// choose `--max-objects`; what is printed is what the kernel says.
 pub const BYTES_PER_OBJECT: u64 = 48 + 8 + 32 + 16;
 
+/// Room for how many short stacks comes with that for a long one.
+const SHORT_PER_LONG: u32 = 8;
+
+/// Fewest bytes of maps that a stack of `max_stacks` costs, as [`BYTES_PER_OBJECT`]: a short one, and the
+/// share of a long one that comes with it.
+pub const BYTES_PER_STACK: (u64, u64) =
+    (48 + 8 + 256 + 16, (48 + 8 + 1024 + 16) / SHORT_PER_LONG as u64);
+
 /// When kernel stacks are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stacks {
@@ -108,6 +116,8 @@ pub struct Config {
     pub user_stacks: bool,
     /// Outstanding objects that fit the kernel side.
     pub max_objects: u32,
+    /// Different short stacks that do, and eight times as many as long ones.
+    pub max_stacks: u32,
     /// Mark the descendants of kleak's own children.
     pub follow_family: bool,
     /// Where cgroups come from.
@@ -144,6 +154,7 @@ impl Config {
             stacks: Stacks::Off,
             user_stacks: false,
             max_objects: 1,
+            max_stacks: 1,
             pages: false,
             percpu: false,
             call_path: Box::new(CallPath::NONE),
@@ -251,13 +262,17 @@ impl Probe {
             .map_max_entries("OLDER", few(config.caches || by_address, 1_024))
             .map_max_entries(
                 "STACKS",
-                few(config.stacks != Stacks::Off || config.user_stacks, 16_384),
+                few(config.stacks != Stacks::Off || config.user_stacks, config.max_stacks),
             )
-            .map_max_entries("STACKS2", few(config.stacks != Stacks::Off, 8_192))
+            .map_max_entries(
+                "LONG_STACKS",
+                few(config.stacks != Stacks::Off, config.max_stacks.div_ceil(SHORT_PER_LONG)),
+            )
+            .map_max_entries("WALKED", few(config.stacks != Stacks::Off, kleak_common::WALKED))
             .load(OBJECT)
             .map_err(|error| refused("kleak's maps", &error))?;
         attach::load_programs(&mut ebpf, config, &layout)?;
-        let map_bytes = read::map_memory(&ebpf, config.max_objects);
+        let map_bytes = read::map_memory(&ebpf, config);
         let cpus = aya::util::nr_cpus().map_or(1, |count| count.max(1));
         Ok(Self {
             ebpf,
@@ -441,6 +456,7 @@ mod tests {
             stacks: Stacks::Auto,
             user_stacks: false,
             max_objects: 1,
+            max_stacks: 1,
             follow_family: false,
             cgroups: CgroupSource::None,
             stack_size: None,

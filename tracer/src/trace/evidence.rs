@@ -76,7 +76,7 @@ impl Resolver {
                 continue;
             }
             let Some(facts) = snapshot.sites.get(&key.site) else { continue };
-            let Some(addresses) = probe.user_stack(key.user_stack) else { continue };
+            let Some(addresses) = probe.stack(key.user_stack) else { continue };
             if let Some(frames) = self.user.frames(facts.site.tgid, &addresses) {
                 self.user_stacks.insert(place, frames);
             }
@@ -209,7 +209,7 @@ impl Resolver {
             if stacks.contains_key(&key.kernel_stack) {
                 continue;
             }
-            let Some(addresses) = probe.kernel_stack(key.kernel_stack) else { continue };
+            let Some(addresses) = probe.stack(key.kernel_stack) else { continue };
             let site = snapshot.sites.get(&key.site).map(|facts| facts.site).unwrap_or_default();
             let leaf = match site.kind {
                 kind::PAGE => Leaf::Role(role::PAGES),
@@ -228,7 +228,7 @@ impl Resolver {
             let place = (key.site, key.user_stack);
             let frames = self.user_stacks.get(&place).cloned().or_else(|| {
                 // The process ended before its names could be looked up.
-                let addresses = probe.user_stack(key.user_stack)?;
+                let addresses = probe.stack(key.user_stack)?;
                 Some(addresses.iter().map(|address| format!("{address:#x}")).collect())
             });
             stacks.extend(frames.map(|frames| (place, frames)));
