@@ -75,7 +75,7 @@ pub(super) fn parts<'a>(evidence: &Evidence, sites: &[&'a SiteView], by: By) -> 
         if by != By::Stack {
             parts.push(Part { site, series: site.series.clone(), pieces, frames: None });
         } else if pieces.is_empty() {
-            let frames = Frames { kernel: vec![site.function.clone()], user: Vec::new() };
+            let frames = Frames::of_call_site(site);
             parts.push(Part { site, series: site.series.clone(), pieces, frames: Some(frames) });
         } else {
             let series = divide_series(&site.series, &pieces);
@@ -279,7 +279,7 @@ fn label(key: &Key, owner: &mut Owner, by: By) {
     let comm = match key {
         Key::Label(label) => label.clone(),
         Key::Frames(frames) => {
-            let leaves: Vec<&str> = frames.kernel.iter().take(4).map(String::as_str).collect();
+            let leaves: Vec<&str> = frames.kernel.iter().take(4).map(AsRef::as_ref).collect();
             leaves.join(" < ")
         }
         _ => return,

@@ -45,7 +45,7 @@ pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<(
 fn line(stack: &StackRow) -> String {
     let mut frames = roots(&stack.owner);
     for frame in stack.user.iter().rev().chain(stack.kernel.iter().rev()) {
-        frames.push(name(frame));
+        frames.push(name(frame.as_ref()));
     }
     frames.push(format!("[{}]", bare(&stack.cache)));
     frames.join(";")
@@ -122,7 +122,7 @@ mod tests {
         let mut report = sample::nothing();
         for (i, kind) in ["softirq", "kthread", "unknown", "pod"].into_iter().enumerate() {
             let mut stack = sample::msg_stack(0);
-            stack.kernel = vec!["load_msg".into(), String::new()];
+            stack.kernel = crate::report::frames(["load_msg", ""]);
             stack.owner = Owner { kind: kind.into(), ..Owner::default() };
             if kind == "kthread" {
                 stack.owner.comm = Some("kworker/0:1".into());
@@ -175,7 +175,7 @@ mod tests {
         ) {
             let mut stack = sample::msg_stack(1);
             stack.owner.comm = Some(comm);
-            stack.kernel.clone_from(&frames);
+            stack.kernel = crate::report::frames(&frames);
             stack.cache = cache;
             let mut report = sample::nothing();
             report.stacks.push(stack);

@@ -29,7 +29,7 @@ use crate::host::{
     system,
 };
 
-pub(crate) use self::read::{cache_name, comm_text, now_ns};
+pub(crate) use self::read::{cache_name, comm_text, now_ns, process_of};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
