@@ -33,7 +33,7 @@ fn the_shares_of_three_paths_are_right_within_three_points_amid_churn() -> Resul
         Workload::start(&["paths", "--count", &LEAK.to_string(), "--churn", &CHURN.to_string()])?;
     let tracer = Tracer::start(&["--size", "1024", "--format", "json", "--top", "1000"])?;
     workload.order("go")?;
-    let done = workload.answer_within("done", Duration::from_secs(180))?;
+    let done = workload.answer_within("done", Duration::from_mins(3))?;
     assert_eq!(done.get("kept"), Some(&LEAK.to_string()));
     let report = tracer.report()?;
 
@@ -91,10 +91,10 @@ fn a_hundred_thousand_different_stacks_are_held() -> Result<()> {
     let mib = stated_mib(tracer.attached())?;
     assert!(mib <= 220, "{mib} MiB: {}", tracer.attached());
     workload.order("go")?;
-    let done = workload.answer_within("done", Duration::from_secs(120))?;
+    let done = workload.answer_within("done", Duration::from_mins(2))?;
     assert_eq!(done.get("count"), Some(&WALKS.to_string()));
     tracer.signal(nix::sys::signal::Signal::SIGINT)?;
-    let finished = tracer.finish_within(Duration::from_secs(120))?.expect(0, &[])?;
+    let finished = tracer.finish_within(Duration::from_mins(2))?.expect(0, &[])?;
     let report = Report::parse(&finished)?;
 
     let row = report.row(workload.pid(), cache)?.context("no row of the workload")?;

@@ -42,13 +42,13 @@ impl Target {
     fn set(&self, file: &File, by: usize) -> Result<()> {
         let (path, name) = (self.0.as_ptr(), ATTRIBUTE.as_ptr());
         let (value, bytes) = (VALUE.as_ptr().cast(), VALUE.len());
-        // SAFETY: strings that end in NUL, and a live buffer with its length, are only read.
-        let result: c_int = unsafe {
-            match by {
-                0 => libc::setxattr(path, name, value, bytes, 0),
-                1 => libc::lsetxattr(path, name, value, bytes, 0),
-                _ => libc::fsetxattr(file.as_raw_fd(), name, value, bytes, 0),
-            }
+        let result: c_int = match by {
+            // SAFETY: strings that end in NUL, and a live buffer with its length, are only read.
+            0 => unsafe { libc::setxattr(path, name, value, bytes, 0) },
+            // SAFETY: as above.
+            1 => unsafe { libc::lsetxattr(path, name, value, bytes, 0) },
+            // SAFETY: as above.
+            _ => unsafe { libc::fsetxattr(file.as_raw_fd(), name, value, bytes, 0) },
         };
         check(result).with_context(|| format!("setting {ATTRIBUTE:?}"))?;
         Ok(())

@@ -1,6 +1,7 @@
 //! Rows: sites, or their parts by stack, added up by what the reader asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::stacks::{Frames, Piece, apportion, divide};
@@ -380,6 +381,7 @@ fn stack_rows(
     for part in share.parts.iter().filter_map(|index| parts.get(*index)) {
         let weights: Vec<u64> = part.pieces.iter().map(|piece| piece.objects).collect();
         let bytes = apportion(part.series.bytes, &weights);
+        let owner = Arc::new(one_process.unwrap_or(&part.site.owner).clone());
         for (piece, bytes) in part.pieces.iter().zip(bytes) {
             let (row, largest) = rows
                 .entry((process_key(part.site), &piece.frames))
@@ -389,7 +391,7 @@ fn stack_rows(
             row.estimated |= piece.estimated;
             if piece.objects > *largest {
                 *largest = piece.objects;
-                row.owner = one_process.unwrap_or(&part.site.owner).clone();
+                row.owner = Arc::clone(&owner);
             }
         }
     }
@@ -399,13 +401,13 @@ fn stack_rows(
 fn empty_stack(cache: &str, frames: &Frames) -> StackRow {
     StackRow {
         id: 0,
-        kernel: frames.kernel.clone(),
-        user: frames.user.clone(),
+        kernel: Arc::clone(&frames.kernel),
+        user: Arc::clone(&frames.user),
         outstanding_objects: 0,
         outstanding_bytes: 0,
         estimated: false,
         cache: cache.to_owned(),
-        owner: Owner::default(),
+        owner: Arc::default(),
     }
 }
 

@@ -496,7 +496,7 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
     assert_eq!(report.stacks[0].kernel, frames(["load_msg", "path_1"]));
     assert!(report.stacks.iter().all(|row| row.estimated));
     assert_eq!(report.owners[0].stacks, [1, 2, 3]);
-    let owner = report.stacks[1].owner.clone();
+    let owner = std::sync::Arc::clone(&report.stacks[1].owner);
     assert_eq!(owner.pid, Some(7));
 
     let stacks = by(&world, By::Stack);

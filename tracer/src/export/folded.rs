@@ -123,10 +123,11 @@ mod tests {
         for (i, kind) in ["softirq", "kthread", "unknown", "pod"].into_iter().enumerate() {
             let mut stack = sample::msg_stack(0);
             stack.kernel = crate::report::frames(["load_msg", ""]);
-            stack.owner = Owner { kind: kind.into(), ..Owner::default() };
+            stack.owner = Owner { kind: kind.into(), ..Owner::default() }.into();
             if kind == "kthread" {
-                stack.owner.comm = Some("kworker/0:1".into());
-                stack.owner.pid = Some(12);
+                let owner = std::sync::Arc::make_mut(&mut stack.owner);
+                owner.comm = Some("kworker/0:1".into());
+                owner.pid = Some(12);
             }
             stack.outstanding_bytes = 512 << i;
             report.stacks.push(stack);
@@ -174,7 +175,7 @@ mod tests {
             cache in any::<String>(),
         ) {
             let mut stack = sample::msg_stack(1);
-            stack.owner.comm = Some(comm);
+            std::sync::Arc::make_mut(&mut stack.owner).comm = Some(comm);
             stack.kernel = crate::report::frames(&frames);
             stack.cache = cache;
             let mut report = sample::nothing();

@@ -243,8 +243,8 @@ pub struct StackRow {
     pub estimated: bool,
     /// Slab cache.
     pub cache: String,
-    /// Who allocated.
-    pub owner: Owner,
+    /// Who allocated. Shared, as [`Frames`] are.
+    pub owner: Arc<Owner>,
 }
 
 /// Cgroup life in the window (the memory controller's hierarchy).

@@ -57,7 +57,7 @@ pub(crate) fn msg_stack(id: u32) -> StackRow {
         outstanding_bytes: 7_286_272,
         estimated: false,
         cache: "kmalloc-512".into(),
-        owner: kubelet(),
+        owner: kubelet().into(),
     }
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn incident() -> Report {
     held.outstanding_objects = 402;
     held.outstanding_bytes = 402 * 512;
     held.estimated = true;
-    held.owner = pod_worker();
+    held.owner = pod_worker().into();
     Report {
         verdict: Verdict {
             growing: true,
@@ -253,7 +253,7 @@ pub(crate) fn hostile() -> Report {
     stack.kernel = frames((0..20).map(|i| format!("{}{i}", nasty())));
     stack.user = frames([long(), String::new(), "日本語".repeat(40)]);
     stack.cache = nasty();
-    stack.owner = owner;
+    stack.owner = owner.into();
     stack.outstanding_objects = u64::MAX;
     stack.outstanding_bytes = u64::MAX;
     stack.estimated = true;
