@@ -108,6 +108,23 @@ impl Queues {
         Ok(())
     }
 
+    /// Sends one by a call that is handed the queue, the message and the length of its text, and returns
+    /// what the kernel does.
+    pub fn send_by(
+        &self,
+        index: usize,
+        call: impl FnOnce(i32, *const libc::c_void, usize) -> i64,
+    ) -> Result<()> {
+        let id =
+            self.ids.get(index / self.per_queue.max(1)).context("no queue for this message")?;
+        let result = call(*id, (&raw const *self.message).cast(), self.text);
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(i32::try_from(-result)?);
+            return Err(error).with_context(|| format!("msgsnd to queue {id}"));
+        }
+        Ok(())
+    }
+
     /// Receives one message of the queue that holds message number `index`; false when empty.
     pub fn receive(&mut self, index: usize) -> Result<bool> {
         let id = *self.ids.get(index / self.per_queue.max(1)).context("no such queue")?;

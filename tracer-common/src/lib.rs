@@ -7,10 +7,12 @@
 
 mod record;
 mod settings;
+mod stack;
 mod state;
 mod table;
 
 pub use record::*;
 pub use settings::*;
+pub use stack::*;
 pub use state::*;
 pub use table::*;

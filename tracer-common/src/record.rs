@@ -1,5 +1,7 @@
 //! Records held in BPF maps.
 
+use crate::stack::mix;
+
 /// Kernel's `TASK_COMM_LEN` (`include/linux/sched.h`, unchanged since 2.6): bytes in a comm,
 /// its terminating NUL included.
 pub const COMM_LEN: usize = 16;
@@ -89,7 +91,7 @@ pub struct Object {
     pub site: u64,
     /// When it was allocated, `CLOCK_MONOTONIC` nanoseconds.
     pub born_ns: u64,
-    /// Kernel stack id, negative when none was taken. Bit 30 ([`SECOND_STACKS`]) names the map.
+    /// Kernel stack id, negative when none was taken; see [`crate::stack_place`].
     pub kernel_stack: i32,
     /// User stack id, negative when none was taken.
     pub user_stack: i32,
@@ -99,10 +101,6 @@ pub struct Object {
     /// How many objects of its site this one's stack stands for; 0 when no stack was taken.
     pub weight: u32,
 }
-
-/// Set in a stack id that lies in the second stack map, where a stack goes whose slot in the
-/// first is taken by another.
-pub const SECOND_STACKS: i32 = 1 << 30;
 
 /// Who allocates, and where: everything that objects of one origin share.
 ///
@@ -165,13 +163,6 @@ impl Site {
         hash ^= hash >> 32;
         if hash == 0 { 1 } else { hash }
     }
-}
-
-/// One multiply-and-fold step; multiplication and shifts only, which every BPF JIT has.
-#[inline(always)]
-fn mix(hash: u64, word: u64) -> u64 {
-    let x = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    x ^ (x >> 29)
 }
 
 /// What one CPU has counted for a site.

@@ -138,12 +138,12 @@ pub(crate) fn record<const ROW: u32>(
             count(&mut counts.allocated);
             object.weight = stack::weight(counts, born_ns);
             if object.weight != 0 {
-                object.kernel_stack = stack::kernel(ctx, tally);
+                object.kernel_stack = stack::kernel::<ROW>(ctx, tally);
                 if object.kernel_stack < 0 {
                     object.weight = 0;
                 }
                 if setting!(user_stacks) != 0 && site.context == context::TASK {
-                    object.user_stack = stack::user(ctx, tally);
+                    object.user_stack = stack::user::<ROW>(ctx, tally);
                 }
             }
         }

@@ -15,6 +15,7 @@ mod messages;
 mod net;
 mod objects;
 mod pair;
+mod paths;
 mod percpu;
 mod ping;
 mod pipes;
@@ -92,6 +93,10 @@ enum Work {
     Memory(MemoryArgs),
     /// `go`: makes BPF arrays, per-CPU ones unless told otherwise; `drain`: closes them
     Arrays(ArraysArgs),
+    /// `go`: keeps objects that one function allocates by three paths, amid many that are freed
+    Paths(PathsArgs),
+    /// `go`: sends messages from as many user call paths
+    Walks(WalksArgs),
     /// Without waiting for a line: sends messages, lets children do the same, ends
     Tree(TreeArgs),
 }
@@ -249,6 +254,23 @@ struct ArraysArgs {
 }
 
 #[derive(Debug, Args)]
+struct PathsArgs {
+    /// Objects kept
+    #[arg(long)]
+    count: usize,
+    /// Objects made and freed before each of them
+    #[arg(long, default_value_t = 0)]
+    churn: usize,
+}
+
+#[derive(Debug, Args)]
+struct WalksArgs {
+    /// Messages
+    #[arg(long)]
+    count: usize,
+}
+
+#[derive(Debug, Args)]
 struct TreeArgs {
     /// Messages each process sends
     #[arg(long)]
@@ -293,6 +315,8 @@ fn run(cli: Cli) -> Result<u8> {
     match cli.work {
         Work::Msg(args) => messages::send(&args)?,
         Work::Recv(args) => messages::receive(args)?,
+        Work::Paths(args) => paths::run(&args)?,
+        Work::Walks(args) => paths::walks(&args)?,
         Work::Churn(args) if args.filters => churn::filters(&args)?,
         Work::Churn(args) => churn::messages(&args)?,
         Work::Pair(args) => pair::run(&args)?,

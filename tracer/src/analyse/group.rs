@@ -1,6 +1,7 @@
 //! Rows: sites, or their parts by stack, added up by what the reader asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::stacks::{Frames, Piece, apportion, divide};
@@ -75,7 +76,7 @@ pub(super) fn parts<'a>(evidence: &Evidence, sites: &[&'a SiteView], by: By) -> 
         if by != By::Stack {
             parts.push(Part { site, series: site.series.clone(), pieces, frames: None });
         } else if pieces.is_empty() {
-            let frames = Frames { kernel: vec![site.function.clone()], user: Vec::new() };
+            let frames = Frames::of_call_site(site);
             parts.push(Part { site, series: site.series.clone(), pieces, frames: Some(frames) });
         } else {
             let series = divide_series(&site.series, &pieces);
@@ -279,7 +280,7 @@ fn label(key: &Key, owner: &mut Owner, by: By) {
     let comm = match key {
         Key::Label(label) => label.clone(),
         Key::Frames(frames) => {
-            let leaves: Vec<&str> = frames.kernel.iter().take(4).map(String::as_str).collect();
+            let leaves: Vec<&str> = frames.kernel.iter().take(4).map(AsRef::as_ref).collect();
             leaves.join(" < ")
         }
         _ => return,
@@ -380,6 +381,7 @@ fn stack_rows(
     for part in share.parts.iter().filter_map(|index| parts.get(*index)) {
         let weights: Vec<u64> = part.pieces.iter().map(|piece| piece.objects).collect();
         let bytes = apportion(part.series.bytes, &weights);
+        let owner = Arc::new(one_process.unwrap_or(&part.site.owner).clone());
         for (piece, bytes) in part.pieces.iter().zip(bytes) {
             let (row, largest) = rows
                 .entry((process_key(part.site), &piece.frames))
@@ -389,7 +391,7 @@ fn stack_rows(
             row.estimated |= piece.estimated;
             if piece.objects > *largest {
                 *largest = piece.objects;
-                row.owner = one_process.unwrap_or(&part.site.owner).clone();
+                row.owner = Arc::clone(&owner);
             }
         }
     }
@@ -399,13 +401,13 @@ fn stack_rows(
 fn empty_stack(cache: &str, frames: &Frames) -> StackRow {
     StackRow {
         id: 0,
-        kernel: frames.kernel.clone(),
-        user: frames.user.clone(),
+        kernel: Arc::clone(&frames.kernel),
+        user: Arc::clone(&frames.user),
         outstanding_objects: 0,
         outstanding_bytes: 0,
         estimated: false,
         cache: cache.to_owned(),
-        owner: Owner::default(),
+        owner: Arc::default(),
     }
 }
 

@@ -29,7 +29,7 @@ use globset::GlobMatcher;
 use hashbrown::HashMap;
 
 use crate::report::{
-    Cgroups, Command, Cost, Filter, Host, Loss, Mode, Owner, Report, SCHEMA, sanitize,
+    Cgroups, Command, Cost, Filter, Frames, Host, Loss, Mode, Owner, Report, SCHEMA, sanitize,
 };
 use crate::snapshot::Snapshot;
 
@@ -51,9 +51,9 @@ pub struct Evidence {
     /// Other names of merged slab caches, by each of their names.
     pub aliases: HashMap<String, Vec<String>>,
     /// Kernel frames by kernel stack id, leaf first; frames of the tracing itself are gone.
-    pub kernel_stacks: HashMap<i32, Vec<String>>,
+    pub kernel_stacks: HashMap<i32, Frames>,
     /// User frames by site key and user stack id, leaf first.
-    pub user_stacks: HashMap<(u64, i32), Vec<String>>,
+    pub user_stacks: HashMap<(u64, i32), Frames>,
     /// Function that called the allocator, by return address.
     pub call_sites: HashMap<u64, String>,
     /// `active_objs` of `/proc/slabinfo` by cache when counting began; empty when unreadable.

@@ -5,15 +5,22 @@ use std::collections::BTreeMap;
 
 use super::Evidence;
 use super::facts::SiteView;
-use crate::snapshot::Group;
+use crate::{report, snapshot::Group};
 
 /// A call path, leaf first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Frames {
     /// Kernel functions.
-    pub kernel: Vec<String>,
+    pub kernel: report::Frames,
     /// User functions.
-    pub user: Vec<String>,
+    pub user: report::Frames,
+}
+
+impl Frames {
+    /// All that is known without a stack.
+    pub(super) fn of_call_site(site: &SiteView) -> Self {
+        Self { kernel: report::frames([&site.function]), user: report::Frames::default() }
+    }
 }
 
 /// A part of a site's residue.
@@ -54,7 +61,7 @@ pub(super) fn divide(evidence: &Evidence, site: &SiteView) -> Vec<Piece> {
         *weight = weight.saturating_add(stands_for);
         *oldest = (*oldest).into_iter().chain([group.oldest_ns]).min();
     }
-    let call_site = Frames { kernel: vec![site.function.clone()], user: Vec::new() };
+    let call_site = Frames::of_call_site(site);
     if paths.is_empty() {
         let oldest_ns = site.series.oldest_ns;
         return vec![Piece { frames: call_site, objects: total, oldest_ns, estimated: false }];
@@ -89,7 +96,7 @@ fn frames(evidence: &Evidence, site: &SiteView, key: crate::snapshot::GroupKey) 
         .and_then(|id| evidence.kernel_stacks.get(&id))
         .filter(|frames| !frames.is_empty())
         .cloned()
-        .unwrap_or_else(|| vec![site.function.clone()]);
+        .unwrap_or_else(|| report::frames([&site.function]));
     let user = Some(key.user_stack)
         .filter(|id| *id >= 0)
         .and_then(|id| evidence.user_stacks.get(&(site.key, id)))

@@ -5,6 +5,7 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, 
 
 use super::testing::{Births, START, World, even, kind, process, total};
 use super::{By, Evidence, Options, Point, Select, SlabCount, analyse};
+use crate::report::frames;
 use crate::report::{Confidence, Owner, Report};
 use crate::snapshot::{Group, GroupKey, SiteFacts};
 
@@ -63,7 +64,7 @@ fn a_leak_among_a_hundredfold_churn_is_named_with_high_confidence() {
     assert_eq!(report.caches[0].outstanding_objects, 10_360);
     assert_eq!(report.caches[0].slabinfo_growth_objects, Some(10_420));
     assert!(close(report.caches[0].explained, 0.994));
-    assert_eq!(report.stacks[0].kernel, ["load_msg"]);
+    assert_eq!(report.stacks[0].kernel, frames(["load_msg"]));
     assert!(!report.stacks[0].estimated);
 }
 
@@ -330,7 +331,7 @@ fn an_unknown_owner_is_counted_but_not_blamed() {
     let row = &report.owners[0];
     assert_eq!((row.cache.as_str(), row.outstanding_objects), ("unknown", 40_020));
     assert_eq!(row.outstanding_bytes, 40_020 * 512);
-    assert_eq!(report.stacks[0].kernel, ["unknown"]);
+    assert_eq!(report.stacks[0].kernel, frames(["unknown"]));
 
     // A little of it only weakens the answer about somebody else.
     let mut world = incident();
@@ -482,17 +483,20 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
     let mut world = World::new(20);
     let site = world.site(process(7, "leak"));
     for (id, weight) in [(1, 70), (2, 20), (3, 10)] {
-        world.evidence.kernel_stacks.insert(id, vec!["load_msg".to_owned(), format!("path_{id}")]);
+        world
+            .evidence
+            .kernel_stacks
+            .insert(id, frames(["load_msg".to_owned(), format!("path_{id}")]));
         world.left_by(site, (id, weight), even(1, 0..10));
     }
     world.left(site, even(1000, 0..20), 0, 0);
     let report = report(&world);
     let objects: Vec<u64> = report.stacks.iter().map(|row| row.outstanding_objects).collect();
     assert_eq!(objects, [14_021, 4006, 2003]);
-    assert_eq!(report.stacks[0].kernel, ["load_msg", "path_1"]);
+    assert_eq!(report.stacks[0].kernel, frames(["load_msg", "path_1"]));
     assert!(report.stacks.iter().all(|row| row.estimated));
     assert_eq!(report.owners[0].stacks, [1, 2, 3]);
-    let owner = report.stacks[1].owner.clone();
+    let owner = std::sync::Arc::clone(&report.stacks[1].owner);
     assert_eq!(owner.pid, Some(7));
 
     let stacks = by(&world, By::Stack);
@@ -508,15 +512,15 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
 fn a_stack_for_every_object_is_no_estimate() {
     let mut world = World::new(20);
     let site = world.site(process(7, "leak"));
-    world.evidence.kernel_stacks.insert(1, vec!["a".to_owned()]);
-    world.evidence.kernel_stacks.insert(2, vec!["a".to_owned()]);
+    world.evidence.kernel_stacks.insert(1, frames(["a"]));
+    world.evidence.kernel_stacks.insert(2, frames(["a"]));
     world.left_by(site, (1, 30), even(3, 0..10)).left_by(site, (2, 10), even(1, 0..10));
     // An id whose frames are not known: the call site.
     world.left_by(site, (3, 0), even(1, 0..5));
     let report = report(&world);
     assert_eq!(report.stacks.len(), 2);
     assert_eq!((report.stacks[0].outstanding_objects, report.stacks[0].estimated), (40, false));
-    assert_eq!(report.stacks[1].kernel, ["load_msg"]);
+    assert_eq!(report.stacks[1].kernel, frames(["load_msg"]));
     assert_eq!(report.stacks[1].outstanding_objects, 5);
 }
 
@@ -782,9 +786,9 @@ fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
             let key = GroupKey { site, kernel_stack, user_stack };
             evidence.snapshot.groups.insert(key, group);
         }
-        evidence.kernel_stacks.insert(1, vec!["a".to_owned(), "b".to_owned()]);
-        evidence.kernel_stacks.insert(2, Vec::new());
-        evidence.user_stacks.insert((1, 1), vec!["main".to_owned()]);
+        evidence.kernel_stacks.insert(1, frames(["a", "b"]));
+        evidence.kernel_stacks.insert(2, crate::report::Frames::default());
+        evidence.user_stacks.insert((1, 1), frames(["main"]));
         if !points.is_empty() {
             evidence.history = points
                 .into_iter()

@@ -45,7 +45,7 @@ pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<(
 fn line(stack: &StackRow) -> String {
     let mut frames = roots(&stack.owner);
     for frame in stack.user.iter().rev().chain(stack.kernel.iter().rev()) {
-        frames.push(name(frame));
+        frames.push(name(frame.as_ref()));
     }
     frames.push(format!("[{}]", bare(&stack.cache)));
     frames.join(";")
@@ -122,11 +122,12 @@ mod tests {
         let mut report = sample::nothing();
         for (i, kind) in ["softirq", "kthread", "unknown", "pod"].into_iter().enumerate() {
             let mut stack = sample::msg_stack(0);
-            stack.kernel = vec!["load_msg".into(), String::new()];
-            stack.owner = Owner { kind: kind.into(), ..Owner::default() };
+            stack.kernel = crate::report::frames(["load_msg", ""]);
+            stack.owner = Owner { kind: kind.into(), ..Owner::default() }.into();
             if kind == "kthread" {
-                stack.owner.comm = Some("kworker/0:1".into());
-                stack.owner.pid = Some(12);
+                let owner = std::sync::Arc::make_mut(&mut stack.owner);
+                owner.comm = Some("kworker/0:1".into());
+                owner.pid = Some(12);
             }
             stack.outstanding_bytes = 512 << i;
             report.stacks.push(stack);
@@ -174,8 +175,8 @@ mod tests {
             cache in any::<String>(),
         ) {
             let mut stack = sample::msg_stack(1);
-            stack.owner.comm = Some(comm);
-            stack.kernel.clone_from(&frames);
+            std::sync::Arc::make_mut(&mut stack.owner).comm = Some(comm);
+            stack.kernel = crate::report::frames(&frames);
             stack.cache = cache;
             let mut report = sample::nothing();
             report.stacks.push(stack);

@@ -77,7 +77,7 @@ impl Kernel {
             "CACHES",
             "OLDER",
             "STACKS",
-            "STACKS2",
+            "LONG_STACKS",
             "DEFERRED",
         ] {
             loader.map_max_entries(map, 1);

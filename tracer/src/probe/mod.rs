@@ -32,7 +32,7 @@ use crate::host::{
     system,
 };
 
-pub(crate) use self::read::{cache_name, comm_text, now_ns};
+pub(crate) use self::read::{cache_name, comm_text, now_ns, process_of};
 pub use self::{
     attach::EmptyPrograms,
     error::Error,
@@ -60,6 +60,14 @@ const BYTES_IN_TABLE: u64 = 64;
 const BYTES_IN_HASH: u64 = 48 + 8 + 32 + 16;
 /// Most places in the table that a CPU takes leave for at a time.
 const LARGEST_LOT: u32 = 256;
+
+/// Room for how many short stacks comes with that for a long one.
+const SHORT_PER_LONG: u32 = 8;
+
+/// Fewest bytes of maps that a stack of `max_stacks` costs, reckoned likewise: a short one, and the
+/// share of a long one that comes with it.
+pub const BYTES_PER_STACK: (u64, u64) =
+    (48 + 8 + 256 + 16, (48 + 8 + 1024 + 16) / SHORT_PER_LONG as u64);
 
 /// When kernel stacks are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +127,8 @@ pub struct Config {
     pub max_objects: u32,
     /// Every event counts from the first on, whatever it costs: see [`Probe::stand_in`].
     pub exact: bool,
+    /// Different short stacks that do, and eight times as many as long ones.
+    pub max_stacks: u32,
     /// Mark the descendants of kleak's own children.
     pub follow_family: bool,
     /// Where cgroups come from.
@@ -155,6 +165,7 @@ impl Config {
             stacks: Stacks::Off,
             user_stacks: false,
             max_objects: 1,
+            max_stacks: 1,
             pages: false,
             percpu: false,
             call_path: Box::new(CallPath::NONE),
@@ -269,13 +280,17 @@ impl Probe {
             .map_max_entries("OLDER", few(config.caches || by_address, 1_024))
             .map_max_entries(
                 "STACKS",
-                few(config.stacks != Stacks::Off || config.user_stacks, 16_384),
+                few(config.stacks != Stacks::Off || config.user_stacks, config.max_stacks),
             )
-            .map_max_entries("STACKS2", few(config.stacks != Stacks::Off, 8_192))
+            .map_max_entries(
+                "LONG_STACKS",
+                few(config.stacks != Stacks::Off, config.max_stacks.div_ceil(SHORT_PER_LONG)),
+            )
+            .map_max_entries("WALKED", few(config.stacks != Stacks::Off, kleak_common::WALKED))
             .load(object)
             .map_err(|error| refused("kleak's maps", &error))?;
         attach::load_programs(&mut ebpf, config, &layout)?;
-        let map_bytes = read::map_memory(&ebpf, config.max_objects);
+        let map_bytes = read::map_memory(&ebpf, config);
         let cpus = aya::util::nr_cpus().map_or(1, |count| count.max(1));
         Ok(Self {
             ebpf,
@@ -477,6 +492,7 @@ mod tests {
             user_stacks: false,
             max_objects: 1,
             exact: false,
+            max_stacks: 1,
             follow_family: false,
             cgroups: CgroupSource::None,
             stack_size: None,

@@ -4,15 +4,19 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
     Ebpf,
-    maps::{HashMap as BpfHashMap, Map, PerCpuArray, Queue, RingBuf, StackTraceMap},
+    maps::{HashMap as BpfHashMap, Map, PerCpuArray, Queue, RingBuf},
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, PATH_LEN, Process, ProcessKey, Queued,
-    SECOND_STACKS, Site, SiteCounts, Tally, UNKNOWN_PAGES, cgroup_event,
+    COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, LONG_FRAMES, PATH_LEN, Process,
+    ProcessKey, Queued, SHORT_FRAMES, Site, SiteCounts, Stack, Tally, UNKNOWN_PAGES, cgroup_event,
+    stack_place,
 };
 
-use super::{BYTES_IN_HASH, CGROUP_EVENT_BYTES, Error, MAX_SITES, Probe, objects, sys};
+use super::{
+    BYTES_IN_HASH, BYTES_PER_STACK, CGROUP_EVENT_BYTES, Config, Error, MAX_SITES, Probe, Stacks,
+    objects, sys,
+};
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
 /// How long RCU may take to free what it was handed: a batch is begun every five seconds at the least
@@ -74,14 +78,17 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 /// Kernel memory of all maps, bytes, as the kernel says; from 5.11 to 6.3 it leaves out what each
-/// entry of a hash costs (`bpf_map_memory_footprint`), so that the map of objects is reckoned.
-pub(super) fn map_memory(ebpf: &Ebpf, max_objects: u32) -> u64 {
+/// entry of a hash costs (`bpf_map_memory_footprint`), so that the largest are reckoned.
+pub(super) fn map_memory(ebpf: &Ebpf, config: &Config) -> u64 {
     let hashed = ebpf.map("BUCKETS").is_none();
-    let reckoned = if hashed { u64::from(max_objects) * BYTES_IN_HASH } else { 0 };
+    let objects = if hashed { u64::from(config.max_objects) * BYTES_IN_HASH } else { 0 };
+    let stacks = if config.stacks == Stacks::Off { 1 } else { u64::from(config.max_stacks) };
     let of = |(name, map): (&str, &Map)| {
         let said = fd(map).and_then(sys::map_memory).unwrap_or(0);
         match name {
-            "OBJECTS" => said.max(reckoned),
+            "OBJECTS" => said.max(objects),
+            "STACKS" => said.max(stacks * BYTES_PER_STACK.0),
+            "LONG_STACKS" => said.max(stacks * BYTES_PER_STACK.1),
             // It says 0 for a ring buffer.
             "CGROUP_EVENTS" => said.max(u64::from(CGROUP_EVENT_BYTES)),
             _ => said,
@@ -110,8 +117,7 @@ pub(super) fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     | Map::PerCpuArray(data)
     | Map::Array(data)
     | Map::Queue(data)
-    | Map::RingBuf(data)
-    | Map::StackTraceMap(data)) = map
+    | Map::RingBuf(data)) = map
     else {
         return None;
     };
@@ -341,25 +347,15 @@ impl Probe {
         self.retired_sites
     }
 
-    /// Return addresses of a kernel stack, leaf first.
+    /// Return addresses of a kernel or user stack, leaf first.
     #[must_use]
-    pub fn kernel_stack(&self, id: i32) -> Option<Vec<u64>> {
-        let (name, id) =
-            if id & SECOND_STACKS != 0 { ("STACKS2", id & !SECOND_STACKS) } else { ("STACKS", id) };
-        self.stack(name, id)
-    }
-
-    /// Addresses of a user stack, leaf first.
-    #[must_use]
-    pub fn user_stack(&self, id: i32) -> Option<Vec<u64>> {
-        self.stack("STACKS", id)
-    }
-
-    fn stack(&self, name: &str, id: i32) -> Option<Vec<u64>> {
-        let id = u32::try_from(id).ok()?;
-        let map = StackTraceMap::try_from(self.ebpf.map(name)?).ok()?;
-        let trace = map.get(&id, 0).ok()?;
-        Some(trace.frames().iter().map(|frame| frame.ip).collect())
+    pub fn stack(&self, id: i32) -> Option<Vec<u64>> {
+        let (id, long) = stack_place(id)?;
+        if long {
+            stack_of::<LONG_FRAMES>(self.ebpf.map("LONG_STACKS")?, id)
+        } else {
+            stack_of::<SHORT_FRAMES>(self.ebpf.map("STACKS")?, id)
+        }
     }
 
     /// Takes the cgroup events that wait.
@@ -393,6 +389,16 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// The frames of a stack in one of the two maps.
+fn stack_of<const FRAMES: usize>(map: &Map, id: u32) -> Option<Vec<u64>>
+where
+    Stack<FRAMES>: aya::Pod,
+{
+    let map: BpfHashMap<_, u32, Stack<FRAMES>> = BpfHashMap::try_from(map).ok()?;
+    let stack = map.get(&id, 0).ok()?;
+    Some(stack.frames.into_iter().take_while(|&frame| frame != 0).collect())
 }
 
 /// What each CPU has counted.

@@ -16,6 +16,8 @@ pub(crate) mod sample;
 #[cfg(test)]
 pub(crate) mod schema;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// Value of [`Report::schema`].
@@ -214,15 +216,25 @@ pub struct OwnerRow {
     pub stacks: Vec<u32>,
 }
 
+/// Functions of a stack, leaf first. Shared, names and all: there may be 100,000 stacks of a few hundred
+/// functions.
+pub type Frames = Arc<[Arc<str>]>;
+
+/// Frames of names that nobody shares.
+#[must_use]
+pub fn frames<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Frames {
+    names.into_iter().map(|name| Arc::from(name.as_ref())).collect()
+}
+
 /// A code path.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct StackRow {
     /// For [`OwnerRow::stacks`].
     pub id: u32,
     /// Kernel functions, leaf first.
-    pub kernel: Vec<String>,
+    pub kernel: Frames,
     /// User functions, leaf first.
-    pub user: Vec<String>,
+    pub user: Frames,
     /// Outstanding by this path.
     pub outstanding_objects: u64,
     /// The same in bytes of slab.
@@ -231,8 +243,8 @@ pub struct StackRow {
     pub estimated: bool,
     /// Slab cache.
     pub cache: String,
-    /// Who allocated.
-    pub owner: Owner,
+    /// Who allocated. Shared, as [`Frames`] are.
+    pub owner: Arc<Owner>,
 }
 
 /// Cgroup life in the window (the memory controller's hierarchy).

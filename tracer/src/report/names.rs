@@ -139,11 +139,11 @@ mod tests {
     fn paths_begin_past_the_allocator() {
         let mut stack = sample::msg_stack(3);
         assert_eq!(path(&stack, 2), ["load_msg", "do_msgsnd"]);
-        stack.kernel = vec!["__kmalloc_noprof".into()];
+        stack.kernel = crate::report::frames(["__kmalloc_noprof"]);
         assert_eq!(path(&stack, 2), ["__kmalloc_noprof"]);
-        stack.kernel = vec!["a\nb".into()];
+        stack.kernel = crate::report::frames(["a\nb"]);
         assert_eq!(path(&stack, 2), [r"a\nb"]);
-        stack.kernel.clear();
+        stack.kernel = crate::report::Frames::default();
         assert!(path(&stack, 2).is_empty());
     }
 }

@@ -1,8 +1,10 @@
 //! Reports to test with.
 
+use std::sync::Arc;
+
 use super::{
-    CacheRow, Cgroups, Command, Confidence, Cost, Filter, Host, Loss, Mode, Owner, OwnerRow,
-    Report, SCHEMA, StackRow, Verdict,
+    CacheRow, Cgroups, Command, Confidence, Cost, Filter, Frames, Host, Loss, Mode, Owner,
+    OwnerRow, Report, SCHEMA, StackRow, Verdict, frames,
 };
 
 pub(crate) fn kubelet() -> Owner {
@@ -48,14 +50,14 @@ pub(crate) fn msg_stack(id: u32) -> StackRow {
             "do_syscall_64",
             "entry_SYSCALL_64_after_hwframe",
         ]
-        .map(String::from)
+        .map(Arc::from)
         .into(),
-        user: Vec::new(),
+        user: Frames::default(),
         outstanding_objects: 14_231,
         outstanding_bytes: 7_286_272,
         estimated: false,
         cache: "kmalloc-512".into(),
-        owner: kubelet(),
+        owner: kubelet().into(),
     }
 }
 
@@ -121,13 +123,13 @@ pub(crate) fn nothing() -> Report {
 pub(crate) fn incident() -> Report {
     let mut held = msg_stack(4);
     held.kernel = ["__kmalloc_cache_noprof", "kernfs_fop_open", "do_dentry_open", "vfs_open"]
-        .map(String::from)
+        .map(Arc::from)
         .into();
-    held.user = ["os.(*File).Open", "main.main"].map(String::from).into();
+    held.user = frames(["os.(*File).Open", "main.main"]);
     held.outstanding_objects = 402;
     held.outstanding_bytes = 402 * 512;
     held.estimated = true;
-    held.owner = pod_worker();
+    held.owner = pod_worker().into();
     Report {
         verdict: Verdict {
             growing: true,
@@ -248,10 +250,10 @@ pub(crate) fn hostile() -> Report {
         ..row(owner.clone(), 1, f64::NAN, Some(f64::NEG_INFINITY), 3)
     }];
     let mut stack = msg_stack(3);
-    stack.kernel = (0..20).map(|i| format!("{}{i}", nasty())).collect();
-    stack.user = vec![long(), String::new(), "日本語".repeat(40)];
+    stack.kernel = frames((0..20).map(|i| format!("{}{i}", nasty())));
+    stack.user = frames([long(), String::new(), "日本語".repeat(40)]);
     stack.cache = nasty();
-    stack.owner = owner;
+    stack.owner = owner.into();
     stack.outstanding_objects = u64::MAX;
     stack.outstanding_bytes = u64::MAX;
     stack.estimated = true;

@@ -208,7 +208,7 @@ mod tests {
                 row.growth_bytes_per_s = Some(number);
                 row.trend = vec![count, 0, u64::MAX];
             }
-            report.stacks[0].kernel = vec![name; 3];
+            report.stacks[0].kernel = crate::report::frames(vec![name; 3]);
             report.stacks[0].outstanding_objects = count;
             check(&report, Style { width, colour: false, top });
         }

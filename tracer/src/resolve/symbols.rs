@@ -1,5 +1,7 @@
 //! Addresses to function names, by blazesym.
 
+use std::sync::Arc;
+
 use blazesym::{
     MaybeDefault, Pid,
     symbolize::{
@@ -8,9 +10,10 @@ use blazesym::{
     },
 };
 use hashbrown::HashMap;
-use kleak_common::context;
+use kleak_common::{ProcessKey, context};
 
 use super::roles;
+use crate::report::Frames;
 
 /// Where a kernel stack begins for a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub enum Leaf {
 /// Looks up kernel functions, and remembers them.
 pub struct KernelSymbols {
     symbolizer: Symbolizer,
-    names: HashMap<u64, Option<String>>,
+    names: HashMap<u64, Option<Arc<str>>>,
 }
 
 impl Default for KernelSymbols {
@@ -36,12 +39,12 @@ impl Default for KernelSymbols {
 impl KernelSymbols {
     /// The function that a return address lies in; the address itself where it has no name (no
     /// right to read `/proc/kallsyms`, or `kptr_restrict`).
-    pub fn name(&mut self, address: u64) -> String {
-        self.lookup(address).unwrap_or_else(|| format!("{address:#x}"))
+    pub fn name(&mut self, address: u64) -> Arc<str> {
+        self.lookup(address).unwrap_or_else(|| number(address))
     }
 
     /// As [`Self::name`], `None` where there is none.
-    pub fn lookup(&mut self, address: u64) -> Option<String> {
+    pub fn lookup(&mut self, address: u64) -> Option<Arc<str>> {
         if let Some(known) = self.names.get(&address) {
             return known.clone();
         }
@@ -54,7 +57,7 @@ impl KernelSymbols {
         // A return address may be the first byte after a function whose last act was the call.
         let input = Input::AbsAddr(address.saturating_sub(1));
         let found = self.symbolizer.symbolize_single(&source, input).ok();
-        let name = found.as_ref().and_then(|found| found.as_sym()).map(|sym| sym.name.to_string());
+        let name = found.as_ref().and_then(|found| found.as_sym()).map(|sym| Arc::from(&*sym.name));
         self.names.insert(address, name.clone());
         name
     }
@@ -64,7 +67,7 @@ impl KernelSymbols {
     ///
     /// In an interrupt, the frames below its entry are of the task that it interrupted, and are
     /// left out too.
-    pub fn frames(&mut self, addresses: &[u64], leaf: Leaf, context: u8) -> Vec<String> {
+    pub fn frames(&mut self, addresses: &[u64], leaf: Leaf, context: u8) -> Frames {
         let from = match leaf {
             // One before the caller is the allocator.
             Leaf::Caller(call_site) => addresses
@@ -83,7 +86,7 @@ impl KernelSymbols {
                 .unwrap_or(0),
         };
         let kept = addresses.get(from..).unwrap_or_default();
-        let names: Vec<String> = kept.iter().map(|&address| self.name(address)).collect();
+        let names: Vec<Arc<str>> = kept.iter().map(|&address| self.name(address)).collect();
         // A stack cut at one frame before the caller may still begin with the tracing.
         let skip = names.iter().take_while(|name| is_tracing(name)).count();
         let own = names.into_iter().skip(skip);
@@ -92,11 +95,11 @@ impl KernelSymbols {
             context::HARDIRQ => is_hardirq_entry,
             _ => return own.collect(),
         };
-        let mut own: Vec<String> = own.collect();
+        let mut own: Vec<Arc<str>> = own.collect();
         if let Some(entry) = own.iter().position(|name| is_entry(name)) {
             own.truncate(entry + 1);
         }
-        own
+        own.into()
     }
 }
 
@@ -130,43 +133,76 @@ fn is_hardirq_entry(name: &str) -> bool {
         .any(|entry| name.starts_with(entry))
 }
 
-/// Looks up functions of processes, while they live, and remembers whole stacks.
+/// Addresses remembered of processes, 10 MB of them: whoever jumps about more than that is looked up
+/// again.
+const USER_NAMES: usize = 1 << 17;
+
+/// Looks up functions of processes, while they live, and remembers them: of 100,000 stacks most
+/// addresses are the same.
 pub struct UserSymbols {
     symbolizer: Symbolizer,
+    names: HashMap<(ProcessKey, u64), Arc<str>>,
 }
 
 impl Default for UserSymbols {
     fn default() -> Self {
-        Self { symbolizer: Symbolizer::new() }
+        Self { symbolizer: Symbolizer::new(), names: HashMap::new() }
     }
 }
 
 impl UserSymbols {
     /// Names of a user stack's functions, leaf first; an address without a name stays a number.
     /// `None` when the process cannot be read, most often because it has ended.
-    pub fn frames(&self, pid: u32, addresses: &[u64]) -> Option<Vec<String>> {
-        let mut process = Process::new(Pid::from(pid));
+    pub fn frames(&mut self, process: ProcessKey, addresses: &[u64]) -> Option<Frames> {
+        let unknown: Vec<u64> = addresses
+            .iter()
+            .copied()
+            .filter(|&address| !self.names.contains_key(&(process, address)))
+            .collect();
+        if !unknown.is_empty() {
+            if self.names.len() + unknown.len() > USER_NAMES {
+                self.names.clear();
+                // What was known of this stack is forgotten with the rest.
+                return self.frames(process, addresses);
+            }
+            self.look_up(process, &unknown)?;
+        }
+        addresses.iter().map(|&address| self.names.get(&(process, address)).cloned()).collect()
+    }
+
+    fn look_up(&mut self, key: ProcessKey, addresses: &[u64]) -> Option<()> {
+        let mut process = Process::new(Pid::from(key.tgid));
         // Its file lies in a directory that anyone can write to.
         process.perf_map = false;
         // Debug information of somebody's binary can take more memory than the node has left.
         process.debug_syms = false;
         let source = Source::Process(process);
         let found = self.symbolizer.symbolize(&source, Input::AbsAddr(addresses)).ok()?;
-        let named = found.iter().zip(addresses).map(|(found, address)| {
-            found.as_sym().map_or_else(|| format!("{address:#x}"), |sym| sym.name.to_string())
-        });
-        Some(named.collect())
+        for (found, &address) in found.iter().zip(addresses) {
+            let name = found.as_sym().map_or_else(|| number(address), |sym| Arc::from(&*sym.name));
+            self.names.insert((key, address), name);
+        }
+        Some(())
     }
+}
+
+/// An address without a name.
+pub(crate) fn number(address: u64) -> Arc<str> {
+    format!("{address:#x}").into()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KernelSymbols, Leaf, is_tracing};
+    use super::{Frames, KernelSymbols, Leaf, is_tracing};
     use kleak_common::{context, role};
+
+    fn names(frames: &Frames) -> Vec<&str> {
+        frames.iter().map(AsRef::as_ref).collect()
+    }
 
     fn symbols(names: &[(u64, &str)]) -> KernelSymbols {
         let mut symbols = KernelSymbols::default();
-        symbols.names.extend(names.iter().map(|(a, n)| (*a, Some((*n).to_owned()))));
+        symbols.names.extend(names.iter().map(|(a, n)| (*a, Some((*n).into()))));
         symbols
     }
 
@@ -180,13 +216,16 @@ mod tests {
             (5, "do_msgsnd"),
         ]);
         let whole = ["__kmalloc_noprof", "load_msg", "do_msgsnd"];
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(4), 0), whole);
-        // The second stack map skips our own frame.
-        assert_eq!(symbols.frames(&[2, 3, 4, 5], Leaf::Caller(4), 0), whole);
+        assert_eq!(names(&symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(4), 0)), whole);
+        // Our own frame is skipped.
+        assert_eq!(names(&symbols.frames(&[2, 3, 4, 5], Leaf::Caller(4), 0)), whole);
         // A call site that is not in the stack: tracing frames go by name.
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(99), 0), whole);
+        assert_eq!(names(&symbols.frames(&[1, 2, 3, 4, 5], Leaf::Caller(99), 0)), whole);
         // The tracepoint fires in the caller itself.
-        assert_eq!(symbols.frames(&[1, 2, 4, 5], Leaf::Caller(4), 0), ["load_msg", "do_msgsnd"]);
+        assert_eq!(
+            names(&symbols.frames(&[1, 2, 4, 5], Leaf::Caller(4), 0)),
+            ["load_msg", "do_msgsnd"]
+        );
         assert!(symbols.frames(&[], Leaf::Caller(4), 0).is_empty());
     }
 
@@ -200,9 +239,12 @@ mod tests {
             (5, "anon_pipe_write"),
         ]);
         let whole = ["__alloc_frozen_pages_noprof", "alloc_pages_noprof", "anon_pipe_write"];
-        assert_eq!(symbols.frames(&[1, 2, 3, 4, 5], Leaf::Role(role::PAGES), 0), whole);
+        assert_eq!(names(&symbols.frames(&[1, 2, 3, 4, 5], Leaf::Role(role::PAGES), 0)), whole);
         // A kernel whose page allocator has names that are not known.
-        assert_eq!(symbols.frames(&[1, 2, 5], Leaf::Role(role::PAGES), 0), ["anon_pipe_write"]);
+        assert_eq!(
+            names(&symbols.frames(&[1, 2, 5], Leaf::Role(role::PAGES), 0)),
+            ["anon_pipe_write"]
+        );
     }
 
     #[test]
@@ -217,9 +259,9 @@ mod tests {
         ]);
         let all = [1, 2, 3, 4, 5, 6];
         let softirq = ["__kmalloc_noprof", "___neigh_create", "handle_softirqs"];
-        assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::SOFTIRQ), softirq);
+        assert_eq!(names(&symbols.frames(&all, Leaf::Caller(2), context::SOFTIRQ)), softirq);
         assert_eq!(
-            symbols.frames(&all, Leaf::Caller(2), context::HARDIRQ).last().unwrap(),
+            &**symbols.frames(&all, Leaf::Caller(2), context::HARDIRQ).last().unwrap(),
             "common_interrupt"
         );
         assert_eq!(symbols.frames(&all, Leaf::Caller(2), context::TASK).len(), 6);

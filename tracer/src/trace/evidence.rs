@@ -12,13 +12,13 @@ use crate::{
     },
     probe::{self, Probe},
     report::{
-        Cgroups as CgroupCounts, Command, Cost, Host as HostFacts, Loss, Mode,
+        Cgroups as CgroupCounts, Command, Cost, Frames, Host as HostFacts, Loss, Mode,
         ledger::{page_cache, percpu_cache},
     },
     resolve::{
         cgroups::Cgroups,
         machine, owners,
-        symbols::{KernelSymbols, Leaf, UserSymbols},
+        symbols::{KernelSymbols, Leaf, UserSymbols, number},
     },
     snapshot::Snapshot,
 };
@@ -29,7 +29,7 @@ pub(super) struct Resolver {
     kernel: KernelSymbols,
     user: UserSymbols,
     /// User stacks by site and id, looked up while the process lived.
-    user_stacks: HashMap<(u64, i32), Vec<String>>,
+    user_stacks: HashMap<(u64, i32), Frames>,
     slab_before: HashMap<String, SlabCount>,
     slab_after: HashMap<String, SlabCount>,
     meminfo: MemInfo,
@@ -76,8 +76,8 @@ impl Resolver {
                 continue;
             }
             let Some(facts) = snapshot.sites.get(&key.site) else { continue };
-            let Some(addresses) = probe.user_stack(key.user_stack) else { continue };
-            if let Some(frames) = self.user.frames(facts.site.tgid, &addresses) {
+            let Some(addresses) = probe.stack(key.user_stack) else { continue };
+            if let Some(frames) = self.user.frames(probe::process_of(&facts.site), &addresses) {
                 self.user_stacks.insert(place, frames);
             }
         }
@@ -203,13 +203,13 @@ impl Resolver {
         }
     }
 
-    fn kernel_stacks(&mut self, snapshot: &Snapshot, probe: &Probe) -> HashMap<i32, Vec<String>> {
+    fn kernel_stacks(&mut self, snapshot: &Snapshot, probe: &Probe) -> HashMap<i32, Frames> {
         let mut stacks = HashMap::new();
         for key in snapshot.groups.keys().filter(|key| key.kernel_stack >= 0) {
             if stacks.contains_key(&key.kernel_stack) {
                 continue;
             }
-            let Some(addresses) = probe.kernel_stack(key.kernel_stack) else { continue };
+            let Some(addresses) = probe.stack(key.kernel_stack) else { continue };
             let site = snapshot.sites.get(&key.site).map(|facts| facts.site).unwrap_or_default();
             let leaf = match site.kind {
                 kind::PAGE => Leaf::Role(role::PAGES),
@@ -222,14 +222,14 @@ impl Resolver {
         stacks
     }
 
-    fn user_stacks(&self, snapshot: &Snapshot, probe: &Probe) -> HashMap<(u64, i32), Vec<String>> {
+    fn user_stacks(&self, snapshot: &Snapshot, probe: &Probe) -> HashMap<(u64, i32), Frames> {
         let mut stacks = HashMap::new();
         for key in snapshot.groups.keys().filter(|key| key.user_stack >= 0) {
             let place = (key.site, key.user_stack);
             let frames = self.user_stacks.get(&place).cloned().or_else(|| {
                 // The process ended before its names could be looked up.
-                let addresses = probe.user_stack(key.user_stack)?;
-                Some(addresses.iter().map(|address| format!("{address:#x}")).collect())
+                let addresses = probe.stack(key.user_stack)?;
+                Some(addresses.iter().copied().map(number).collect())
             });
             stacks.extend(frames.map(|frames| (place, frames)));
         }
@@ -246,7 +246,7 @@ impl Resolver {
                 continue;
             }
             nameless += usize::from(self.kernel.lookup(address).is_none());
-            names.insert(address, self.kernel.name(address));
+            names.insert(address, self.kernel.name(address).to_string());
         }
         if nameless > 0 && nameless == snapshot.sites.len() {
             notes.push(

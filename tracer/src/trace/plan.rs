@@ -30,6 +30,10 @@ const SHARE_OF_AVAILABLE: u64 = 20;
 const DEFAULT_OBJECTS: u32 = 1_000_000;
 /// Never fewer by default, some 3 MiB.
 const FEWEST_OBJECTS: u32 = 20_000;
+/// Different stacks held where there is plenty of memory, 58 MiB.
+const MOST_STACKS: u32 = 131_072;
+/// Never fewer, 7 MiB.
+const FEWEST_STACKS: u32 = 16_384;
 
 /// What a run will do.
 pub(super) struct Plan {
@@ -134,6 +138,7 @@ impl Plan {
             max_objects,
             // Where a build may fail by it, every event counts; on a sick node time does.
             exact: !(args.command.is_empty() && args.fail_on.is_empty()),
+            max_stacks: max_stacks(&meminfo),
             follow_family: !args.command.is_empty(),
             cgroups: CgroupSource::of(&layout),
             stack_size: system::kernel_stack_bytes(&host, &meminfo),
@@ -382,6 +387,15 @@ fn max_objects(
             Ok(chosen)
         }
     }
+}
+
+/// Room for stacks: at most the same share of what is available as objects take.
+fn max_stacks(meminfo: &MemInfo) -> u32 {
+    let room = meminfo.mem_available.map_or(u64::MAX, |available| {
+        let (short, long) = probe::BYTES_PER_STACK;
+        available / SHARE_OF_AVAILABLE / (short + long)
+    });
+    u32::try_from(room).unwrap_or(u32::MAX).clamp(FEWEST_STACKS, MOST_STACKS)
 }
 
 fn filter(args: &TraceArgs, classes: &Classes, choice: &Choice) -> Filter {

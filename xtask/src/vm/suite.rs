@@ -31,7 +31,7 @@ pub(super) struct Check {
 
 /// The checks, in the order of the table. A new file of tests is one more line here. Left out are
 /// those on which the kernel has no bearing.
-pub(super) const CHECKS: [Check; 9] = [
+pub(super) const CHECKS: [Check; 10] = [
     Check {
         name: "counting",
         in_variants: true,
@@ -53,6 +53,7 @@ pub(super) const CHECKS: [Check; 9] = [
     },
     Check { name: "cgroups", in_variants: true, only: &["made_and", "pinned"] },
     Check { name: "storm", in_variants: false, only: &[] },
+    Check { name: "stacks", in_variants: false, only: &["few_thousand"] },
 ];
 
 /// The package of the tests.

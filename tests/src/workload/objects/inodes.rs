@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Objects, check};
 
 /// Where [`private_tmpfs`] is.
-pub(super) const PRIVATE: &str = "/tmp";
+pub(in crate::workload) const PRIVATE: &str = "/tmp";
 
 /// An attribute that only the superuser sees; tmpfs has had this kind for longest.
 const TRUSTED: &std::ffi::CStr = c"trusted.kleak";
@@ -96,7 +96,7 @@ fn access_list() -> Vec<u8> {
 
 /// Gives this thread, and those it starts, a tmpfs of their own at [`PRIVATE`]: what is made there
 /// goes with the last of them, however they end.
-pub(super) fn private_tmpfs() -> Result<()> {
+pub(in crate::workload) fn private_tmpfs() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unshare(CLONE_NEWNS)")?;
     let nothing = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

@@ -18,6 +18,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::protocol::{self, Order};
 
+pub(super) use inodes::{PRIVATE, private_tmpfs};
+
 /// Descriptors, and timers, that are enough for every workload.
 const MANY: u64 = 65_536;
 
@@ -75,7 +77,7 @@ pub(super) fn run(work: &ObjectWork) -> Result<()> {
         ObjectWork::Epoll(args) => obey(args, descriptors::EpollItems::new(args.count)?),
         ObjectWork::Timers(args) => obey(args, timers::Timers::default()),
         ObjectWork::Acl(args) => {
-            inodes::private_tmpfs()?;
+            private_tmpfs()?;
             obey(args, inodes::Attributes::acls(args.count)?)
         }
         ObjectWork::Mcast(args) => {
@@ -136,7 +138,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// A negative result of a C function as the error it stands for.
-fn check<T: Default + PartialOrd>(result: T) -> std::io::Result<T> {
+pub(super) fn check<T: Default + PartialOrd>(result: T) -> std::io::Result<T> {
     if result < T::default() { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -75,7 +75,7 @@ fn title(stack: &StackRow, totals: &BTreeMap<Ledger, u64>) -> String {
     parts.join(" · ")
 }
 
-fn frames(frames: &[String], page: &mut Page) {
+fn frames(frames: &[std::sync::Arc<str>], page: &mut Page) {
     // A line that says "1 more" takes as much room as the frame.
     let shown = if frames.len() == FRAMES + 1 { frames.len() } else { FRAMES };
     let room = page.width() - INDENT.len();
