@@ -14,7 +14,7 @@ use kleak_common::{
 };
 
 use crate::{
-    cache,
+    cache, fraction,
     maps::{COUNTS, DEFERRED, OBJECTS, SITES, bounded, cpu, misaligned, set_misaligned, setting},
     owner, path, process, slab, stack,
 };
@@ -49,6 +49,10 @@ pub(crate) fn offer<const ROW: u32>(
     address: u64,
     act: impl FnOnce(&mut CpuState),
 ) {
+    // First of all: of what is not followed this is all that it costs.
+    if !fraction::takes::<ROW>(address) {
+        return;
+    }
     let Some(state) = cpu() else { return };
     let place = ROW / row::KINDS;
     let arguments = owner::note_stack(ctx, state, ROW as usize);
@@ -65,7 +69,7 @@ pub(crate) fn offer<const ROW: u32>(
         *offered = Offer { arguments, address, seen: 1 << place };
     }
     if place > 0 {
-        state.tally[ROW as usize].rescued += 1;
+        state.tally[ROW as usize].rescued += fraction::stands_for_row::<ROW>();
     }
     act(state);
 }
@@ -132,10 +136,11 @@ pub(crate) fn record<const ROW: u32>(
         requested: allocation.requested,
         weight: 0,
     };
+    let each = fraction::stands_for(allocation.kind);
     let mut counts = counts(key, &site, address, tally);
     match &mut counts {
         Some(counts) => {
-            count(&mut counts.allocated);
+            count(&mut counts.allocated, each);
             object.weight = stack::weight(counts, born_ns);
             if object.weight != 0 {
                 object.kernel_stack = stack::kernel(ctx, tally);
@@ -153,42 +158,42 @@ pub(crate) fn record<const ROW: u32>(
             tally.lost_sites += 1;
         }
     }
-    if !insert(address, &object, &site, tally)
+    if !insert(address, &object, &site, each, tally)
         && let Some(counts) = counts
     {
-        count(&mut counts.untracked);
+        count(&mut counts.untracked, each);
     }
 }
 
-/// Adds one to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
+/// Adds to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
 /// thread of its process may add to the same.
 #[inline(always)]
-fn count(counter: &mut u64) {
+fn count(counter: &mut u64, more: u64) {
     if setting!(preemptible) == 0 {
-        *counter += 1;
+        *counter += more;
     } else {
         // SAFETY: an aligned word of this CPU's.
-        let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+        let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, more) };
     }
 }
 
 /// Whether the object is in the map now.
 #[inline(always)]
-fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool {
+fn insert(address: u64, object: &Object, site: &Site, each: u64, tally: &mut Tally) -> bool {
     match OBJECTS.insert(&address, object, u64::from(BPF_NOEXIST)) {
         Ok(()) => return true,
         // The address cannot be given out twice: we missed its free.
         Err(EEXIST) => {
-            if !reported_again(address, object, site) {
-                tally.implied_frees += 1;
-                reused(address);
+            if !reported_again(address, object, site, each) {
+                tally.implied_frees += each;
+                reused(address, each);
             }
             if OBJECTS.insert(&address, object, u64::from(BPF_ANY)).is_ok() {
                 return true;
             }
             tally.failed_inserts += 1;
         }
-        Err(E2BIG) => tally.untracked += 1,
+        Err(E2BIG) => tally.untracked += each,
         Err(_) => tally.failed_inserts += 1,
     }
     false
@@ -198,7 +203,7 @@ fn insert(address: u64, object: &Object, site: &Site, tally: &mut Tally) -> bool
 /// within kmalloc: `__do_kmalloc_node()` reports what `__kmalloc_large_node()` has reported before
 /// (mm/slub.c, seen on 6.18). The first is taken back: the second knows who called.
 #[inline(always)]
-fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
+fn reported_again(address: u64, object: &Object, site: &Site, each: u64) -> bool {
     if site.kind != kind::KMALLOC || u64::from(site.size) <= LARGEST_CACHED {
         return false;
     }
@@ -215,7 +220,7 @@ fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
     if let Some(counts) = COUNTS.get_ptr_mut(&first.site) {
         // SAFETY: this CPU's own entry. On another CPU than the first's it wraps, and the sum over
         // the CPUs is right all the same.
-        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(1) }
+        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(each) }
     }
     true
 }
@@ -223,14 +228,14 @@ fn reported_again(address: u64, object: &Object, site: &Site) -> bool {
 /// Notes with the site of the object held at an address that it has been freed unseen: what happened
 /// to one will happen to others of that site, whose addresses have not come up again yet.
 #[inline(always)]
-fn reused(address: u64) {
+fn reused(address: u64, each: u64) {
     // SAFETY: a copy; the entry is not removed meanwhile, as the address is ours until this event is
     // over.
     let Some(object) = (unsafe { OBJECTS.get(&address) }).copied() else { return };
     if let Some(counts) = COUNTS.get_ptr_mut(&object.site) {
         // SAFETY: this CPU's own entry. That site may belong to a context that interrupts this one:
         // then one may be lost, of a count that is evidence and no sum.
-        unsafe { (*counts).reused += 1 }
+        unsafe { (*counts).reused += each }
     }
 }
 

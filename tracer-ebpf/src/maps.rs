@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use kleak_common::{
     Cache, CallPath, Control, CpuState, DeferredFree, ORDERS, Object, Offsets, PIECES, Process,
-    ProcessKey, Queued, SIZE_SLOTS, Settings, Site, SiteCounts,
+    ProcessKey, Queued, SIZE_SLOTS, Settings, Site, SiteCounts, Tuning,
 };
 
 /// Outstanding objects by address. `--max-objects` sets its size at load.
@@ -106,6 +106,24 @@ static CALL_PATH: CallPath = CallPath::NONE;
 #[unsafe(no_mangle)]
 static mut CONTROL: Control =
     Control { active: 0, misaligned: 0, epoch: 0, answer: 0, cursor: 0, orders: [0; ORDERS] };
+
+/// What only user space changes while running.
+#[unsafe(no_mangle)]
+static mut TUNING: Tuning = Tuning::FULL;
+
+/// Stacks that a site may take on a CPU in one slice of time.
+#[inline(always)]
+pub(crate) fn stack_allowance() -> u32 {
+    // SAFETY: an aligned u32; see `Tuning` for why half a write is none.
+    unsafe { core::ptr::read_volatile(&raw const TUNING.stack_allowance) }
+}
+
+/// Objects are followed at one address in two to the power of this.
+#[inline(always)]
+pub(crate) fn fraction_shift() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TUNING.fraction_shift) }
+}
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.

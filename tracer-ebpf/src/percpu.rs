@@ -7,6 +7,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use kleak_common::{CpuState, kind, role};
 
 use crate::{
+    fraction,
     ledger::{self, Allocation},
     maps::{OBJECTS, active, setting},
     path,
@@ -57,7 +58,7 @@ pub(crate) fn freed<const ROW: u32>(address: u64, state: &mut CpuState) {
     if OBJECTS.get_ptr(&address).is_some() {
         ledger::remove(address, tally);
     } else {
-        tally.unknown_frees += 1;
+        tally.unknown_frees += fraction::stands_for(kind::PERCPU);
     }
 }
 

@@ -4,10 +4,10 @@
 //! Only on x86-64, and where user space found what the arithmetic starts from.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use kleak_common::{Offsets, Tally, learn, row};
+use kleak_common::{Offsets, Tally, kind, learn, row};
 
 use crate::{
-    cache,
+    cache, fraction,
     kernel::read,
     maps::{OLDER, QUEUED, active, cpu, cursor, offset, set_cursor, setting},
 };
@@ -73,7 +73,8 @@ pub(crate) fn learn_next(head: u64) -> u32 {
 /// not say; `queued` when it is handed to RCU now. Returns whether it was counted.
 #[inline(always)]
 pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Tally) -> bool {
-    tally.unknown_frees += 1;
+    let each = fraction::stands_for(kind::KMALLOC);
+    tally.unknown_frees += each;
     if !active() {
         return false;
     }
@@ -96,6 +97,6 @@ pub(crate) fn freed_older(address: u64, cache: u64, queued: bool, tally: &mut Ta
     }
     // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may cost one;
     // an atomic addition would cost more than that count is worth.
-    unsafe { *count += 1 }
+    unsafe { *count += each }
     true
 }

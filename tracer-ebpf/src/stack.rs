@@ -8,16 +8,13 @@ use aya_ebpf::{
     maps::StackTrace,
     programs::RawTracePointContext,
 };
-use kleak_common::{SECOND_STACKS, SiteCounts, Tally, stacks};
+use kleak_common::{SECOND_STACKS, STACKS_PER_SLICE, SiteCounts, Tally, stacks};
 
-use crate::maps::{STACKS, STACKS2, setting};
+use crate::maps::{STACKS, STACKS2, setting, stack_allowance};
 
 /// No stack was taken.
 pub(crate) const NONE: i32 = -1;
 
-/// Stacks a site may take on a CPU in one slice of 2^27 ns (134 ms) before its rate is halved:
-/// about 950 a second, a tenth of a percent of a CPU at one microsecond each.
-const PER_SLICE: u8 = 128;
 /// log2 of nanoseconds in a slice.
 const SLICE_SHIFT: u32 = 27;
 /// One in 2^16 at the least.
@@ -30,9 +27,12 @@ const MAX_SHIFT: u8 = 16;
 /// no pattern in the workload can hide from them.
 #[inline(always)]
 pub(crate) fn weight(counts: &mut SiteCounts, now: u64) -> u32 {
+    // `--budget` lowers it.
+    let allowance = stack_allowance();
     match setting!(stacks) {
         stacks::OFF => return 0,
-        stacks::ALL => return 1,
+        _ if allowance == 0 => return 0,
+        stacks::ALL if allowance >= STACKS_PER_SLICE => return 1,
         _ => {}
     }
     if counts.until_stack > 0 {
@@ -41,7 +41,7 @@ pub(crate) fn weight(counts: &mut SiteCounts, now: u64) -> u32 {
     }
     let slice = (now >> SLICE_SHIFT) as u16;
     if counts.slice != slice {
-        if counts.taken < PER_SLICE / 4 && counts.shift > 0 {
+        if u32::from(counts.taken) < allowance / 4 && counts.shift > 0 {
             counts.shift -= 1;
         }
         counts.slice = slice;
@@ -49,7 +49,7 @@ pub(crate) fn weight(counts: &mut SiteCounts, now: u64) -> u32 {
     }
     let shift = counts.shift & 31;
     counts.taken += 1;
-    if counts.taken >= PER_SLICE {
+    if u32::from(counts.taken) >= allowance {
         counts.taken = 0;
         if counts.shift < MAX_SHIFT {
             counts.shift += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::UNKNOWN;
+use super::facts::{Series, UNKNOWN};
 use super::group::{Key, Merged};
 use super::growth::ratio;
 use super::reconcile::Agreement;
@@ -16,6 +16,9 @@ const SURE_WINDOW_S: f64 = 10.0;
 const NEGLIGIBLE: f64 = 0.05;
 /// Losses from this part of the residue on could change the answer.
 const GRAVE: f64 = 0.2;
+
+/// Relative standard error from which an estimate leaves something to be desired.
+const SURE_ERROR: f64 = 0.02;
 
 /// A reason why an answer could be wrong, and how much it weighs.
 pub(super) type Doubt = (Confidence, String);
@@ -130,6 +133,48 @@ pub(super) fn loss_doubts(
         doubts.push((Confidence::Medium, text));
     }
     doubts
+}
+
+/// Standard error of what a verdict is about, relative to it, where it is estimated from a fraction of the
+/// objects; `Some(None)` where it is estimated, and the error is not known.
+pub(super) fn estimate(
+    case: &Case<'_>,
+    verdict: &Verdict,
+    owners: &BTreeMap<Key, Merged>,
+) -> Option<Option<f64>> {
+    case.evidence.sampling.as_ref()?;
+    let cache = verdict.cache.as_ref()?;
+    let own = verdict.owner.as_ref();
+    let mut series = Series::default();
+    // Processes of one name that are blamed together are none of the owners: then all of the cache.
+    let is_own = |merged: &Merged| own.is_some_and(|owner| same(&merged.owner, owner));
+    let found = owners.values().any(is_own);
+    for merged in owners.values().filter(|merged| !found || is_own(merged)) {
+        merged.caches.get(cache).into_iter().for_each(|share| series.add(&share.series));
+    }
+    series.estimated().then(|| {
+        let error = series.standard_error()?;
+        Some(error / series.objects.max(series.each()) as f64)
+    })
+}
+
+/// What an estimate has against it.
+pub(super) fn estimate_doubt(case: &Case<'_>, error: Option<Option<f64>>) -> Option<Doubt> {
+    let few = |what: &str| {
+        let each = sentence::count(case.evidence.snapshot.scale);
+        Some((
+            Confidence::Medium,
+            format!("objects at only 1 in {each} addresses were followed{what}"),
+        ))
+    };
+    match error {
+        // Nothing to be off.
+        None if case.evidence.sampling.is_some() => few(""),
+        None => None,
+        Some(None) => few(", by blocks"),
+        Some(Some(error)) if error >= SURE_ERROR => few(", too few to be sure how many"),
+        Some(Some(_)) => None,
+    }
 }
 
 fn same(a: &Owner, b: &Owner) -> bool {

@@ -29,7 +29,7 @@ use globset::GlobMatcher;
 use hashbrown::HashMap;
 
 use crate::report::{
-    Cgroups, Command, Cost, Filter, Host, Loss, Mode, Owner, Report, SCHEMA, sanitize,
+    Cgroups, Command, Cost, Filter, Host, Loss, Mode, Owner, Report, SCHEMA, Sampling, sanitize,
 };
 use crate::snapshot::Snapshot;
 
@@ -79,6 +79,8 @@ pub struct Evidence {
     pub loss: Loss,
     /// Cost.
     pub cost: Cost,
+    /// Which fraction of the objects was followed, when not all were.
+    pub sampling: Option<Sampling>,
     /// With `-- COMMAND`.
     pub command: Option<Command>,
     /// Notes gathered on the way (what could not be read, and so on).
@@ -243,6 +245,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         mode: evidence.mode.clone(),
         loss: evidence.loss,
         cost: evidence.cost,
+        sampling: evidence.sampling.clone(),
         command: evidence.command.clone(),
         notes,
     }
@@ -256,6 +259,16 @@ fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
             "{} allocations were not tracked (--max-objects): they count as allocated, and neither \
              as outstanding nor as freed, since nobody knows.",
             sentence::count(evidence.loss.untracked_objects)
+        ));
+    }
+    if let Some(sampling) = &evidence.sampling {
+        notes.push(format!(
+            "Since {} only objects at 1 in {} addresses are followed ({}): what is marked as estimated is \
+             scaled up from them, and allocated and freed are rough, as an address that is used again and \
+             again is followed each time or never.",
+            sentence::seconds(sampling.since_s),
+            sentence::count(evidence.snapshot.scale.max(1)),
+            sampling.reason
         ));
     }
     if evidence.loss.missed_events.is_none() {

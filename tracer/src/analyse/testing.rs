@@ -89,6 +89,7 @@ impl World {
             queued: HashMap::new(),
             loss: Loss { missed_events: Some(0), ..Loss::default() },
             cost: Cost::default(),
+            sampling: None,
             command: None,
             notes: Vec::new(),
         };

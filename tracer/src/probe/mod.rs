@@ -7,6 +7,7 @@
 mod attach;
 mod bases;
 mod caches;
+mod cost;
 mod error;
 mod functions;
 pub mod layout;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::HashMap;
-use kleak_common::{CallPath, SIZE_SLOTS, Settings, cgroup_source, size_slot, stacks};
+use kleak_common::{CallPath, SIZE_SLOTS, Settings, Tuning, cgroup_source, size_slot, stacks};
 
 use self::bases::Bases;
 use crate::host::{
@@ -32,6 +33,7 @@ use crate::host::{
 pub(crate) use self::read::{cache_name, comm_text, now_ns};
 pub use self::{
     attach::EmptyPrograms,
+    cost::{Measuring, RunTime},
     error::Error,
     functions::{Following, FreeMode},
     layout::Layout,
@@ -192,6 +194,12 @@ pub struct Probe {
     deferred: HashMap<u64, u64>,
     /// Counts of sites that were removed from the tables because their process is gone.
     retired_sites: u64,
+    /// What the programs were loaded with.
+    settings: Settings,
+    /// How far they are held back.
+    tuning: Tuning,
+    /// Pages are followed.
+    pages: bool,
 }
 
 impl Probe {
@@ -274,6 +282,9 @@ impl Probe {
             follow_family: config.follow_family,
             deferred: HashMap::new(),
             retired_sites: 0,
+            settings,
+            tuning: Tuning::FULL,
+            pages: config.pages,
         })
     }
 

@@ -10,7 +10,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use hashbrown::HashMap;
-use kleak_common::{Object, Site, lies_in};
+use kleak_common::{Object, Site, kind, lies_in};
 
 use super::{Error, Probe, read, sys};
 
@@ -47,7 +47,7 @@ impl Probe {
             }
             let gone = ask(&self.ebpf, suspect.address, suspect.slab) == Some(lies_in::NO);
             if gone && self.take_out(suspect)? {
-                *self.found_freed.entry(suspect.site).or_insert(0) += 1;
+                *self.found_freed.entry(suspect.site).or_insert(0) += self.scale(kind::CACHE);
                 found += 1;
             }
         }
@@ -74,7 +74,10 @@ impl Probe {
                 return;
             };
             let Some(&slab) = slabs.get(&object.site) else { return };
-            if object.born_ns < before && suspects.len() < SUSPECTS {
+            if object.born_ns < before
+                && self.follows(address, kind::CACHE)
+                && suspects.len() < SUSPECTS
+            {
                 let (born_ns, site) = (object.born_ns, object.site);
                 suspects.push(Suspect { address, born_ns, site, slab });
             }
