@@ -261,15 +261,12 @@ fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
             sentence::count(evidence.loss.untracked_objects)
         ));
     }
-    if let Some(sampling) = &evidence.sampling {
-        notes.push(format!(
-            "Since {} only objects at 1 in {} addresses are followed ({}): what is marked as estimated is \
-             scaled up from them, and allocated and freed are rough, as an address that is used again and \
-             again is followed each time or never.",
-            sentence::seconds(sampling.since_s),
-            sentence::count(evidence.snapshot.scale.max(1)),
-            sampling.reason
-        ));
+    if evidence.sampling.is_some() {
+        notes.push(
+            "Of what is estimated, allocated and freed are rough: an address that is used again and \
+             again is followed each time or never."
+                .to_owned(),
+        );
     }
     if evidence.loss.missed_events.is_none() {
         notes.push(

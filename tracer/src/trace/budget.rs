@@ -19,7 +19,7 @@ const AIM: f64 = 0.85;
 /// So much of the budget is the programs' at the least. Holding them back further would not help: it is
 /// kleak's own reading that costs, which rests for longer the longer it takes.
 const LEAST_ROOM: f64 = 0.25;
-/// Over by so much, one measurement is enough to act.
+/// Over by so much, one measurement is enough to take no more stacks.
 const GRAVE: f64 = 1.5;
 /// Runs that deal with an event, of all: below, nearly all of the cost is of finding that there is nothing
 /// to do, and following fewer addresses saves nothing.
@@ -68,8 +68,8 @@ pub(super) struct Budget {
     /// Whether stacks are taken at all.
     stacks: bool,
     level: Level,
-    /// The measurement before was over too.
-    over: bool,
+    /// Measurements in a row that were over, since something changed.
+    over: u32,
     /// Since when there has been room for stacks, nanoseconds.
     calm_since: Option<u64>,
     /// How long that has to last.
@@ -91,7 +91,7 @@ impl Budget {
             limit,
             stacks,
             level: Level { stacks: if stacks { 0 } else { NO_STACKS }, fraction: 0, single: false },
-            over: false,
+            over: 0,
             calm_since: None,
             patience_ns: CALM_NS,
             given_back: None,
@@ -107,14 +107,16 @@ impl Budget {
         let ratio = sample.bpf_share / room;
         if ratio > 1.0 {
             self.calm_since = None;
-            // One measurement may be of a moment.
-            if !std::mem::replace(&mut self.over, true) && ratio < GRAVE {
+            self.over += 1;
+            // One measurement may be of a moment; stacks can be given back, the rest cannot.
+            let grave = ratio >= GRAVE && self.level.stacks < NO_STACKS;
+            if self.over < 2 && !grave {
                 return None;
             }
-            self.over = false;
+            self.over = 0;
             return self.hold_back(sample, ratio);
         }
-        self.over = false;
+        self.over = 0;
         if ratio >= CALM {
             self.calm_since = None;
             return None;

@@ -17,8 +17,8 @@ pub(super) struct History {
     rest: u32,
 }
 
-/// How many times as long as it took a walk of the map has to rest, so that it takes half of a budget, a
-/// share of that many CPUs, at the most.
+/// How many times as long as it took a walk of the map has to rest, so that it takes a quarter of a budget,
+/// a share of that many CPUs, at the most.
 pub(super) fn rest(budget: Option<f64>, cpus: u32) -> u32 {
     let Some(budget) = budget else { return REST };
     #[expect(
@@ -26,7 +26,7 @@ pub(super) fn rest(budget: Option<f64>, cpus: u32) -> u32 {
         clippy::cast_sign_loss,
         reason = "saturates, and a budget is above 0"
     )]
-    let rest = (2.0 / (budget * f64::from(cpus.max(1)))).ceil() as u32;
+    let rest = (4.0 / (budget * f64::from(cpus.max(1)))).ceil() as u32;
     rest.max(REST)
 }
 
@@ -87,10 +87,10 @@ mod tests {
         let mut history = History::new(Some(Duration::from_secs(10)), rest(None, 2));
         history.add(&Snapshot::default(), Duration::from_secs(2));
         assert_eq!(history.step(), Duration::from_secs(100));
-        // Half of 0.5 % of two CPUs is 0.5 % of one.
+        // A quarter of 0.5 % of two CPUs is 0.25 % of one.
         let mut history = History::new(Some(Duration::from_secs(10)), rest(Some(0.005), 2));
         history.add(&Snapshot::default(), Duration::from_secs(2));
-        assert_eq!(history.step(), Duration::from_secs(400));
+        assert_eq!(history.step(), Duration::from_secs(800));
         assert_eq!(rest(Some(0.5), 64), REST);
     }
 }

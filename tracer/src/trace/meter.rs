@@ -18,6 +18,10 @@ const BUDGET_PAUSE: Duration = Duration::from_millis(235);
 /// What counts as recent, nanoseconds.
 const RECENT_NS: u64 = 5_000_000_000;
 
+/// Runs that may be counted between two windows without anybody else having the kernel measure: those
+/// under way when it stops, and until the first reading.
+const STRAY_RUNS: u64 = 4096;
+
 /// What the counters say at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -79,6 +83,8 @@ pub(super) struct Meter {
     first: Reading,
     opened: Option<Reading>,
     closed: Option<Reading>,
+    /// Runs that had been counted when the last window was over.
+    runs_after: Option<u64>,
     pause: Duration,
     all: Measured,
     /// Windows of the last seconds: when each ended, own CPU time at that moment, and what it held.
@@ -95,6 +101,7 @@ impl Meter {
             first,
             opened: None,
             closed: None,
+            runs_after: None,
             pause: FIRST_PAUSE,
             all: Measured::default(),
             recent: VecDeque::new(),
@@ -129,20 +136,26 @@ impl Meter {
         self.opened = Some(reading);
     }
 
-    /// It ends. `None` if none was open, or it had no length.
-    pub(super) fn close(&mut self, reading: Reading) -> Option<Sample> {
+    /// It ends; `runs_after` are those counted when the kernel had stopped measuring for us. `None` if
+    /// none was open, or it had no length.
+    pub(super) fn close(&mut self, reading: Reading, runs_after: u64) -> Option<Sample> {
         let opened = self.opened.take()?;
         // Somebody else has the kernel measure too: then the clock is really read, and what the kernel
         // says is what is spent.
-        let shared = reading.always || self.closed.is_some_and(|closed| closed.runs != opened.runs);
+        let between = self.runs_after.map_or(0, |runs| opened.runs.saturating_sub(runs));
+        let shared = reading.always || between > STRAY_RUNS;
         self.closed = Some(reading);
+        self.runs_after = Some(runs_after);
         let window = self.note(&opened, &reading, shared)?;
         let wall = reading.at_ns.saturating_sub(opened.at_ns) as f64 * f64::from(self.cpus);
         let (_, user_share) = self.recent_shares();
+        // What is done once at the beginning is no rate: it counts as if it were spread over those seconds.
+        let watched = reading.at_ns.saturating_sub(self.first.at_ns) as f64;
+        let spread = (watched / RECENT_NS as f64).min(1.0);
         Some(Sample {
             at_ns: reading.at_ns,
             bpf_share: window.bpf_ns / wall,
-            user_share: user_share.unwrap_or(0.0),
+            user_share: user_share.unwrap_or(0.0) * spread,
             busy: if window.runs == 0 { 0.0 } else { window.events as f64 / window.runs as f64 },
         })
     }
@@ -216,7 +229,7 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Meter, Reading};
+    use super::{Meter, Reading, Sample};
 
     const MS: u64 = 1_000_000;
 
@@ -237,16 +250,20 @@ mod tests {
         Meter::new(reading(0, 0, 0, 0), 2, clock_ns, false)
     }
 
+    fn close(meter: &mut Meter, reading: Reading) -> Option<Sample> {
+        meter.close(reading, reading.runs)
+    }
+
     #[test]
     fn windows_add_up_and_what_lies_between_them_does_not() {
         let mut meter = meter(0.0);
         meter.open(reading(0, 0, 0, 0));
-        let sample = meter.close(reading(20, 400, 4000, 2000)).unwrap();
+        let sample = close(&mut meter, reading(20, 400, 4000, 2000)).unwrap();
         // 0.4 of 40 ms.
         assert!((sample.bpf_share - 0.01).abs() < 1e-9);
         assert!((sample.busy - 0.5).abs() < 1e-9);
         meter.open(reading(1020, 400, 4000, 100_000));
-        meter.close(reading(1040, 1200, 12_000, 104_000)).unwrap();
+        close(&mut meter, reading(1040, 1200, 12_000, 104_000)).unwrap();
         let cost = meter.cost(&reading(2000, 1200, 12_000, 200_000), 7, Some(9));
         assert_eq!((cost.events, cost.bpf_runs), (200_000, Some(12_000)));
         assert!((cost.bpf_ns_per_event.unwrap() - 200.0).abs() < 1e-9);
@@ -260,11 +277,11 @@ mod tests {
     fn the_clock_is_left_out_unless_somebody_else_has_it_read() {
         let mut alone = meter(50.0);
         alone.open(reading(0, 0, 0, 0));
-        let sample = alone.close(reading(20, 400, 4000, 2000)).unwrap();
+        let sample = close(&mut alone, reading(20, 400, 4000, 2000)).unwrap();
         assert!((sample.bpf_share - 0.005).abs() < 1e-9);
         // Runs were counted while no window of ours was open.
-        alone.open(reading(1000, 800, 8000, 4000));
-        let sample = alone.close(reading(1020, 1200, 12_000, 6000)).unwrap();
+        alone.open(reading(1000, 900, 9000, 4500));
+        let sample = close(&mut alone, reading(1020, 1300, 13_000, 6500)).unwrap();
         assert!((sample.bpf_share - 0.01).abs() < 1e-9);
     }
 
@@ -273,9 +290,9 @@ mod tests {
         let mut meter = meter(50.0);
         let always = |reading| Reading { always: true, ..reading };
         meter.open(always(reading(0, 0, 0, 0)));
-        meter.close(always(reading(20, 400, 4000, 2000))).unwrap();
+        close(&mut meter, always(reading(20, 400, 4000, 2000))).unwrap();
         meter.open(always(reading(1000, 20_000, 200_000, 100_000)));
-        meter.close(always(reading(1020, 20_400, 204_000, 102_000))).unwrap();
+        close(&mut meter, always(reading(1020, 20_400, 204_000, 102_000))).unwrap();
         let cost = meter.cost(&reading(1020, 20_400, 204_000, 102_000), 0, None);
         assert!((cost.measured_s - 1.02).abs() < 1e-9);
         assert!((cost.bpf_ns_per_event.unwrap() - 200.0).abs() < 1e-9);
@@ -294,7 +311,7 @@ mod tests {
         let mut meter = meter(0.0);
         let blind = |reading| Reading { measured: false, ..reading };
         meter.open(blind(reading(0, 0, 0, 0)));
-        meter.close(blind(reading(20, 0, 0, 2000))).unwrap();
+        close(&mut meter, blind(reading(20, 0, 0, 2000))).unwrap();
         let cost = meter.cost(&blind(reading(1000, 0, 0, 5000)), 0, None);
         assert_eq!((cost.bpf_ns_per_event, cost.bpf_cpu_share), (None, None));
         assert!((cost.user_cpu_share.unwrap() - 0.005).abs() < 1e-9);
@@ -308,7 +325,7 @@ mod tests {
             meter.open(reading(second * 1000, bpf_us, second, second));
             // Busy in the first ten seconds.
             bpf_us += if second < 10 { 20_000 } else { 400 };
-            meter.close(reading(second * 1000 + 20, bpf_us, second + 1, second + 1)).unwrap();
+            close(&mut meter, reading(second * 1000 + 20, bpf_us, second + 1, second + 1)).unwrap();
         }
         let cost = meter.cost(&reading(20_000, bpf_us, 20, 20), 0, None);
         // 0.4 of 40 ms, and 1 % of two CPUs.

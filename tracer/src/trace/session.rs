@@ -230,7 +230,7 @@ impl<'a> Session<'a> {
     fn end_window(&mut self) -> Result<(), Failure> {
         let reading = reading(self.plan, &self.probe, self.measuring.is_some())?;
         self.measuring = None;
-        let sample = self.meter.close(reading);
+        let sample = self.meter.close(reading, self.probe.run_time().runs);
         let Some((budget, sample)) = self.budget.as_mut().zip(sample) else { return Ok(()) };
         tracing::debug!(?sample, "cost");
         if let Some(change) = budget.judge(&sample) {
