@@ -135,46 +135,47 @@ pub(super) fn loss_doubts(
     doubts
 }
 
-/// Standard error of what a verdict is about, relative to it, where it is estimated from a fraction of the
-/// objects; `Some(None)` where it is estimated, and the error is not known.
-pub(super) fn estimate(
-    case: &Case<'_>,
-    verdict: &Verdict,
-    owners: &BTreeMap<Key, Merged>,
-) -> Option<Option<f64>> {
-    case.evidence.sampling.as_ref()?;
-    let cache = verdict.cache.as_ref()?;
-    let own = verdict.owner.as_ref();
-    let mut series = Series::default();
+/// How far what a verdict is about is off by chance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Error {
+    /// By nothing: every object was followed.
+    None,
+    /// Estimated from a fraction of the objects, with this standard error, relative to it.
+    Relative(f64),
+    /// Estimated, and the error is not known.
+    Unknown,
+}
+
+/// How far the owner's count in the cache that a verdict names is off by chance.
+pub(super) fn error(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged>) -> Error {
+    if case.evidence.sampling.is_none() {
+        return Error::None;
+    }
+    let Some(cache) = &verdict.cache else { return Error::Unknown };
     // Processes of one name that are blamed together are none of the owners: then all of the cache.
+    let own = verdict.owner.as_ref();
     let is_own = |merged: &Merged| own.is_some_and(|owner| same(&merged.owner, owner));
     let found = owners.values().any(is_own);
+    let mut series = Series::default();
     for merged in owners.values().filter(|merged| !found || is_own(merged)) {
         merged.caches.get(cache).into_iter().for_each(|share| series.add(&share.series));
     }
-    series.estimated().then(|| {
-        let error = series.standard_error()?;
-        Some(error / series.objects.max(series.each()) as f64)
-    })
+    match series.standard_error() {
+        _ if !series.estimated() => Error::None,
+        Some(error) => Error::Relative(error / series.objects.max(series.each()) as f64),
+        None => Error::Unknown,
+    }
 }
 
 /// What an estimate has against it.
-pub(super) fn estimate_doubt(case: &Case<'_>, error: Option<Option<f64>>) -> Option<Doubt> {
-    let few = |what: &str| {
-        let each = sentence::count(case.evidence.snapshot.scale);
-        Some((
-            Confidence::Medium,
-            format!("objects at only 1 in {each} addresses were followed{what}"),
-        ))
+pub(super) fn error_doubt(case: &Case<'_>, error: Error) -> Option<Doubt> {
+    let why = match error {
+        Error::Relative(error) if error >= SURE_ERROR => ", too few to be sure how many",
+        Error::None | Error::Relative(_) => return None,
+        Error::Unknown => "",
     };
-    match error {
-        // Nothing to be off.
-        None if case.evidence.sampling.is_some() => few(""),
-        None => None,
-        Some(None) => few(", by blocks"),
-        Some(Some(error)) if error >= SURE_ERROR => few(", too few to be sure how many"),
-        Some(Some(_)) => None,
-    }
+    let each = sentence::count(case.evidence.snapshot.scale);
+    Some((Confidence::Medium, format!("objects at only 1 in {each} addresses were followed{why}")))
 }
 
 fn same(a: &Owner, b: &Owner) -> bool {

@@ -198,8 +198,6 @@ pub struct Probe {
     settings: Settings,
     /// How far they are held back.
     tuning: Tuning,
-    /// Pages are followed.
-    pages: bool,
 }
 
 impl Probe {
@@ -284,7 +282,6 @@ impl Probe {
             retired_sites: 0,
             settings,
             tuning: Tuning::FULL,
-            pages: config.pages,
         })
     }
 

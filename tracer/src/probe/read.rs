@@ -210,7 +210,7 @@ impl Probe {
     /// everything is followed, when it makes no difference.
     fn sites_of_pages(&self) -> Result<HashSet<u64>, Error> {
         let mut pages = HashSet::new();
-        if self.tuning.fraction_shift == 0 || !self.pages {
+        if self.tuning.fraction_shift == 0 {
             return Ok(pages);
         }
         sys::walk(self.fd("SITES")?, 8, size_of::<Site>(), |key, value| {

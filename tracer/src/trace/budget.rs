@@ -133,9 +133,11 @@ impl Budget {
         if self.given_back.take().is_some() {
             self.patience_ns = (self.patience_ns * 2).min(LONGEST_CALM_NS);
         }
+        let share = sample.bpf_share + sample.user_share;
         let cost = format!(
-            "kleak takes {} of the machine, over the budget of {}",
-            human::percent(sample.bpf_share + sample.user_share),
+            "kleak takes {} of the machine, {} the budget of {}",
+            human::percent(share),
+            if share > self.limit { "over" } else { "close to" },
             human::percent(self.limit)
         );
         let halvings = halvings(ratio);
