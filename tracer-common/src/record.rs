@@ -80,6 +80,13 @@ pub const fn page_key(page: u64, order: u32) -> u64 {
     page ^ (order as u64) << ORDER_SHIFT
 }
 
+/// The first `struct page` of a block with this key.
+#[inline(always)]
+#[must_use]
+pub const fn page_of_key(key: u64) -> u64 {
+    key | 0xff << ORDER_SHIFT
+}
+
 /// Orders a block of pages can have (`MAX_PAGE_ORDER` is 10, 13 on arm64 with 64 KiB pages).
 pub const ORDERS: usize = 16;
 
@@ -410,7 +417,7 @@ mod pod {
     use super::{
         Cache, DeferredFree, Object, Process, ProcessKey, Queued, Site, SiteCounts, Tally,
     };
-    use crate::{Bucket, CallPath, Control, CpuState};
+    use crate::{Bucket, CallPath, Control, CpuState, Tuning};
     use crate::{Offsets, Settings};
 
     macro_rules! pod {
@@ -435,13 +442,14 @@ mod pod {
         Settings,
         Offsets,
         CallPath,
-        Bucket
+        Bucket,
+        Tuning
     );
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Site, page_key};
+    use super::{Site, page_key, page_of_key};
 
     #[test]
     fn every_field_of_a_site_changes_its_key() {
@@ -478,6 +486,7 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), 48);
         assert_eq!(page_key(pages[0], 0), pages[0]);
+        assert!((0..16).all(|order| page_of_key(page_key(pages[1], order)) == pages[1]));
     }
 
     #[test]

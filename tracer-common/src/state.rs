@@ -125,6 +125,60 @@ pub struct Control {
     pub orders: [u8; ORDERS],
 }
 
+/// What user space sets while the programs run, apart from [`Control`], whose fields the programs write too:
+/// a map's value is only ever written whole. Only the lowest byte of a field is ever other than 0, so that
+/// half a write is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Stacks that a site may take on a CPU in one slice of time; 0 for none at all.
+    pub stack_allowance: u32,
+    /// Objects are followed at one address in 2^`fraction_shift`.
+    pub fraction_shift: u32,
+}
+
+impl Tuning {
+    /// Nothing held back.
+    pub const FULL: Self = Self { stack_allowance: STACKS_PER_SLICE, fraction_shift: 0 };
+}
+
+/// Stacks that a site may take on a CPU in one slice of time before its rate is halved.
+pub const STACKS_PER_SLICE: u32 = 128;
+
+/// Smallest fraction of addresses: one in 2^16.
+pub const LEAST_FRACTION: u32 = 16;
+
+/// Whether what is held under `key` belongs to the fraction of addresses that is followed. Decided by the
+/// address alone, so that an allocation and its free agree; a smaller fraction is a part of every larger
+/// one, so that what a change leaves in it has been followed all along. The seed keeps a pattern of
+/// addresses from being in or out on every machine.
+#[inline(always)]
+#[must_use]
+pub const fn in_fraction(key: u64, seed: u64, shift: u32) -> bool {
+    if shift == 0 {
+        return true;
+    }
+    let mut hash = (key ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    hash ^= hash >> 29;
+    hash = hash.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    // The upper bits of a product depend on all of its factor's.
+    hash >> ((64 - shift) & 63) == 0
+}
+
+/// What stands for a page in [`in_fraction`]: the block of the largest order that it lies in, so that all
+/// parts that a block may be freed in agree. `None` where blocks cannot be told by address: then pages are
+/// not thinned out.
+#[inline(always)]
+#[must_use]
+pub const fn largest_block(page: u64, page_shift: u32, struct_page_shift: u32) -> Option<u64> {
+    if struct_page_shift == 0 {
+        return None;
+    }
+    // `MAX_PAGE_ORDER`: 10, and 13 on arm64 with 64 KiB pages.
+    let order = if page_shift > 12 { 13 } else { 10 };
+    Some(page >> ((order + struct_page_shift) & 63))
+}
+
 const TALLY: usize = size_of::<Tally>();
 
 const _: () = {
@@ -138,4 +192,47 @@ const _: () = {
                 + 24
     );
     assert!(size_of::<Control>() == 48 + ORDERS);
+    assert!(size_of::<Tuning>() == 8);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::{in_fraction, largest_block};
+
+    #[test]
+    fn a_fraction_holds_its_share_of_the_objects_of_slabs() {
+        for seed in [1, 0xdead_beef, u64::MAX] {
+            for stride in [8, 96, 512, 4096, 8192] {
+                let addresses = (0..100_000_u64).map(|n| 0xffff_8880_1234_0000 + n * stride);
+                for shift in [1, 3, 6] {
+                    let held = addresses.clone().filter(|a| in_fraction(*a, seed, shift)).count();
+                    let expected = 100_000.0 / f64::from(1_u32 << shift);
+                    // Six standard deviations.
+                    let off = (held as f64 - expected).abs();
+                    assert!(off < 6.0 * expected.sqrt(), "{held} of 1 in 2^{shift} by {stride}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_smaller_fraction_is_part_of_a_larger_one() {
+        for n in 0..10_000_u64 {
+            let address = 0xffff_8880_0000_0000 + n * 512;
+            for shift in 1..16 {
+                let smaller = in_fraction(address, 7, shift + 1);
+                assert!(!smaller || in_fraction(address, 7, shift));
+            }
+            assert!(in_fraction(address, 7, 0));
+        }
+    }
+
+    #[test]
+    fn parts_of_a_block_of_pages_agree() {
+        let head: u64 = 0xffff_ea00_0400_0000;
+        let block = largest_block(head, 12, 6);
+        assert!((0..1024).all(|page| largest_block(head + page * 64, 12, 6) == block));
+        assert_ne!(largest_block(head + 1024 * 64, 12, 6), block);
+        assert_eq!(largest_block(head, 12, 0), None);
+    }
+}

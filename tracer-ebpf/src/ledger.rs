@@ -14,7 +14,7 @@ use kleak_common::{
 };
 
 use crate::{
-    cache,
+    cache, fraction,
     maps::{COUNTS, DEFERRED, SITES, bounded, chained, cpu, misaligned, set_misaligned, setting},
     objects::{self, Entered},
     owner, path, process, slab, stack,
@@ -46,6 +46,10 @@ pub(crate) fn offer<const ROW: u32>(
     address: u64,
     act: impl FnOnce(&mut CpuState),
 ) {
+    // First of all: of what is not followed this is all that it costs.
+    if !fraction::takes::<ROW>(address) {
+        return;
+    }
     let Some(state) = cpu() else { return };
     let place = ROW / row::KINDS;
     if place == 0 && !chained(ROW % row::KINDS) {
@@ -66,7 +70,7 @@ pub(crate) fn offer<const ROW: u32>(
         *offered = Offer { arguments, address, seen: 1 << place };
     }
     if place > 0 {
-        state.tally[ROW as usize].rescued += 1;
+        state.tally[ROW as usize].rescued += fraction::stands_for_row::<ROW>();
     }
     act(state);
 }
@@ -132,11 +136,12 @@ pub(crate) fn record<const ROW: u32>(
         requested: allocation.requested,
         weight: 0,
     };
+    let each = fraction::stands_for(allocation.kind);
     let mut counts = counts(key, &site, address, tally);
     match &mut counts {
         Some(counts) => {
-            count(&mut counts.allocated);
-            object.weight = stack::weight(counts, born_ns);
+            count(&mut counts.allocated, each);
+            object.weight = stack::weight(counts, key);
             if object.weight != 0 {
                 object.kernel_stack = stack::kernel::<ROW>(ctx, tally);
                 if object.kernel_stack < 0 {
@@ -153,10 +158,10 @@ pub(crate) fn record<const ROW: u32>(
             tally.lost_sites += 1;
         }
     }
-    if !insert::<ROW>(address, &object, &site, state)
+    if !insert::<ROW>(address, &object, &site, each, state)
         && let Some(counts) = counts
     {
-        count(&mut counts.untracked);
+        count(&mut counts.untracked, each);
     }
 }
 
@@ -175,15 +180,15 @@ fn now(state: &mut CpuState) -> u64 {
     state.tick_ns
 }
 
-/// Adds one to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
+/// Adds to a count of this CPU's. Where a task may be preempted in the midst of that, one of another
 /// thread of its process may add to the same.
 #[inline(always)]
-fn count(counter: &mut u64) {
+fn count(counter: &mut u64, more: u64) {
     if setting!(preemptible) == 0 {
-        *counter += 1;
+        *counter += more;
     } else {
         // SAFETY: an aligned word of this CPU's.
-        let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+        let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, more) };
     }
 }
 
@@ -193,6 +198,7 @@ fn insert<const ROW: u32>(
     address: u64,
     object: &Object,
     site: &Site,
+    each: u64,
     state: &mut CpuState,
 ) -> bool {
     let entered = objects::enter::<ROW>(address, object, state);
@@ -204,15 +210,15 @@ fn insert<const ROW: u32>(
             // SAFETY: the entry is not removed meanwhile, as the address is ours until this event is
             // over; it is of a map, whose entries live as long as it does.
             let first = unsafe { *held };
-            if !reported_again(&first, object, site) {
-                tally.implied_frees += 1;
-                reused(&first);
+            if !reported_again(&first, object, site, each) {
+                tally.implied_frees += each;
+                reused(&first, each);
             }
             // SAFETY: as above.
             unsafe { *held = *object };
             return true;
         }
-        Entered::Full => tally.untracked += 1,
+        Entered::Full => tally.untracked += each,
         Entered::Busy => tally.failed_inserts += 1,
     }
     false
@@ -222,7 +228,7 @@ fn insert<const ROW: u32>(
 /// within kmalloc: `__do_kmalloc_node()` reports what `__kmalloc_large_node()` has reported before
 /// (mm/slub.c, seen on 6.18). The first is taken back: the second knows who called.
 #[inline(always)]
-fn reported_again(first: &Object, object: &Object, site: &Site) -> bool {
+fn reported_again(first: &Object, object: &Object, site: &Site, each: u64) -> bool {
     if site.kind != kind::KMALLOC || u64::from(site.size) <= LARGEST_CACHED {
         return false;
     }
@@ -236,7 +242,7 @@ fn reported_again(first: &Object, object: &Object, site: &Site) -> bool {
     if let Some(counts) = COUNTS.get_ptr_mut(&first.site) {
         // SAFETY: this CPU's own entry. On another CPU than the first's it wraps, and the sum over
         // the CPUs is right all the same.
-        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(1) }
+        unsafe { (*counts).allocated = (*counts).allocated.wrapping_sub(each) }
     }
     true
 }
@@ -244,11 +250,11 @@ fn reported_again(first: &Object, object: &Object, site: &Site) -> bool {
 /// Notes with the site of an object that it has been freed unseen: what happened
 /// to one will happen to others of that site, whose addresses have not come up again yet.
 #[inline(always)]
-fn reused(object: &Object) {
+fn reused(object: &Object, each: u64) {
     if let Some(counts) = COUNTS.get_ptr_mut(&object.site) {
         // SAFETY: this CPU's own entry. That site may belong to a context that interrupts this one:
         // then one may be lost, of a count that is evidence and no sum.
-        unsafe { (*counts).reused += 1 }
+        unsafe { (*counts).reused += each }
     }
 }
 

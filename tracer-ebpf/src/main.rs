@@ -16,6 +16,7 @@
 
 mod cache;
 mod cgroup;
+mod fraction;
 mod kernel;
 mod kmalloc;
 mod ledger;
@@ -176,8 +177,11 @@ chain! {
 /// The function `kvfree_call_rcu(head, ...)`, by kprobe.
 #[kprobe]
 pub fn kvfree_call_rcu_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(state) = maps::cpu() {
-        rcu::queued::<{ row::RCU_FREE }>(rcu::object(&ctx), state);
+    let object = rcu::object(&ctx);
+    if fraction::takes_object(object)
+        && let Some(state) = maps::cpu()
+    {
+        rcu::queued::<{ row::RCU_FREE }>(object, state);
     }
     0
 }
@@ -194,8 +198,10 @@ pub fn kmem_cache_free_bulk_kprobe(ctx: ProbeContext) -> u32 {
 /// The function `kmem_cache_free(cache, object)`, by kprobe.
 #[kprobe]
 pub fn kmem_cache_free_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(state) = maps::cpu() {
-        let (cache, object) = (ctx.argument(0), ctx.argument(1));
+    let (cache, object) = (ctx.argument(0), ctx.argument(1));
+    if fraction::takes_object(object)
+        && let Some(state) = maps::cpu()
+    {
         ledger::forget::<{ row::CACHE_FREE }>(object, cache, state);
     }
     0

@@ -10,12 +10,16 @@ use aya_ebpf::{
 };
 use kleak_common::{
     Cache, CallPath, Control, CpuState, DeferredFree, LongStack, ORDERS, Offsets, PIECES, Process,
-    ProcessKey, Queued, SIZE_SLOTS, Settings, ShortStack, Site, SiteCounts,
+    ProcessKey, Queued, SIZE_SLOTS, Settings, ShortStack, Site, SiteCounts, Tuning,
 };
 
 /// Sites by key. User space removes those of exited processes that own nothing any more.
 #[map]
 pub static SITES: HashMap<u64, Site> = HashMap::with_max_entries(16_384, 0);
+
+/// Sites whose objects become more, as user space sees it: their stacks are worth more.
+#[map]
+pub static GROWING: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 
 /// What each CPU has counted for a site; per CPU, so that no cache line is shared.
 #[map]
@@ -118,6 +122,24 @@ static mut CONTROL: Control = Control {
     credit: 0,
     orders: [0; ORDERS],
 };
+
+/// What only user space changes while running.
+#[unsafe(no_mangle)]
+static mut TUNING: Tuning = Tuning::FULL;
+
+/// Stacks that a site may take on a CPU in one slice of time.
+#[inline(always)]
+pub(crate) fn stack_allowance() -> u32 {
+    // SAFETY: an aligned u32; see `Tuning` for why half a write is none.
+    unsafe { core::ptr::read_volatile(&raw const TUNING.stack_allowance) }
+}
+
+/// Objects are followed at one address in two to the power of this.
+#[inline(always)]
+pub(crate) fn fraction_shift() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TUNING.fraction_shift) }
+}
 
 /// Reads one setting. Volatile, because the compiler must not believe the initial value; the
 /// verifier does know the loaded one, and drops what it rules out.

@@ -11,6 +11,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use kleak_common::{CpuState, ORDERS, Object, kind, page_key, role};
 
 use crate::{
+    fraction,
     ledger::{self, Allocation},
     maps::{active, has_order, set_order, setting},
     objects, path,
@@ -60,7 +61,7 @@ pub(crate) fn freed<const ROW: u32>(page: u64, order: u64, state: &mut CpuState)
     }
     let tally = &mut state.tally[ROW as usize];
     let Some((block, object)) = containing(page, order) else {
-        tally.unknown_frees += 1;
+        tally.unknown_frees += fraction::stands_for(kind::PAGE);
         return;
     };
     // SAFETY: the entry is of a block that is not wholly free before this event is over, so that
@@ -69,7 +70,7 @@ pub(crate) fn freed<const ROW: u32>(page: u64, order: u64, state: &mut CpuState)
         let left = &raw mut (*object).requested;
         // A freed part that was allocated again in bulk, which no event shows, is freed once more.
         if core::ptr::read_volatile(left) < bytes(order) {
-            tally.unknown_frees += 1;
+            tally.unknown_frees += fraction::stands_for(kind::PAGE);
             return;
         }
         // Its result is not used: the instruction that returns it needs 5.12, as does

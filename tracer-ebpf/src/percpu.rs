@@ -7,6 +7,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use kleak_common::{CpuState, kind, role};
 
 use crate::{
+    fraction,
     ledger::{self, Allocation},
     maps::{active, setting},
     path,
@@ -54,7 +55,7 @@ pub(crate) fn allocated<const ROW: u32>(
 pub(crate) fn freed<const ROW: u32>(address: u64, state: &mut CpuState) {
     state.tally[ROW as usize].events += 1;
     if !ledger::remove::<ROW>(address, state) {
-        state.tally[ROW as usize].unknown_frees += 1;
+        state.tally[ROW as usize].unknown_frees += fraction::stands_for(kind::PERCPU);
     }
 }
 

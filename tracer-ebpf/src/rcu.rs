@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use kleak_common::{CpuState, Queued};
 
-use crate::{kernel::read, ledger, maps::QUEUED, slab};
+use crate::{fraction, kernel::read, ledger, maps::QUEUED, slab};
 
 /// Largest offset of a `struct rcu_head` in its object: what the macro that frees by it checks
 /// (`__is_kvfree_rcu_offset`, `include/linux/rcupdate.h`).
@@ -78,6 +78,8 @@ pub(crate) fn bulk<const ROW: u32>(ctx: &impl Arguments, state: &mut CpuState) {
             state.tally[ROW as usize].failed_reads += 1;
             return;
         };
-        ledger::forget::<ROW>(address, cache, state);
+        if fraction::takes_object(address) {
+            ledger::forget::<ROW>(address, cache, state);
+        }
     }
 }

@@ -4,10 +4,10 @@
 //! Only on x86-64, and where user space found what the arithmetic starts from.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use kleak_common::{CpuState, FOREIGN, Offsets, learn, row};
+use kleak_common::{CpuState, FOREIGN, Offsets, kind, learn, row};
 
 use crate::{
-    cache,
+    cache, fraction,
     kernel::read,
     maps::{OLDER, QUEUED, active, bounded, cpu, cursor, offset, set_cursor, setting},
 };
@@ -73,7 +73,8 @@ pub(crate) fn learn_next(head: u64) -> u32 {
 /// not say. Returns whether it was counted.
 #[inline(always)]
 pub(crate) fn freed_older<const ROW: u32>(address: u64, cache: u64, state: &mut CpuState) -> bool {
-    state.tally[ROW as usize].unknown_frees += 1;
+    let each = fraction::stands_for(kind::KMALLOC);
+    state.tally[ROW as usize].unknown_frees += each;
     let page = address >> PAGE_SHIFT;
     let foreign = &mut state.foreign[bounded(page as usize & (FOREIGN - 1), FOREIGN)];
     if *foreign == page || !active() {
@@ -102,6 +103,6 @@ pub(crate) fn freed_older<const ROW: u32>(address: u64, cache: u64, state: &mut 
     }
     // SAFETY: this CPU's own entry. An interrupt that frees another in the midst of this may cost one;
     // an atomic addition would cost more than that count is worth.
-    unsafe { *count += 1 }
+    unsafe { *count += each }
     true
 }

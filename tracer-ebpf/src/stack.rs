@@ -4,31 +4,33 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
-    helpers::{bpf_get_prandom_u32, generated::bpf_get_stack},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_get_stack, bpf_ktime_get_ns},
+    },
     maps::HashMap,
     programs::RawTracePointContext,
 };
 use kleak_common::{
-    LONG_STACK, LongStack, SHORT_FRAMES, STACK_EVENTS, STACK_PROBES, ShortStack, SiteCounts, Stack,
-    Tally, row, stack_hash, stack_id, stacks,
+    LONG_STACK, LongStack, SHORT_FRAMES, STACK_EVENTS, STACK_PROBES, STACKS_PER_SLICE, ShortStack,
+    SiteCounts, Stack, Tally, row, stack_hash, stack_id, stacks,
 };
 
-use crate::maps::{LONG_STACKS, STACKS, WALKED, setting};
+use crate::maps::{GROWING, LONG_STACKS, STACKS, WALKED, setting, stack_allowance};
 
 /// No stack was taken.
 pub(crate) const NONE: i32 = -1;
 
-/// Stacks a site may take on a CPU in one slice of 2^21 ns (2.1 ms) before its rate is halved: 61,000 a
-/// second, some 5 % of a CPU, for a site that does nothing but allocate; most never come near it.
+/// log2 of nanoseconds in a slice of time, 17 ms: 7,600 stacks a second, under a percent of a CPU, for a site
+/// that does nothing but allocate; most never come near it.
+const SLICE_SHIFT: u32 = 24;
+/// The same for a site whose objects become more, 2 ms: 61,000 stacks a second.
 ///
 /// So many, because the shares of a leak's paths are known only from those of its objects whose stacks
 /// were taken, and of a site that frees 99 of 100 objects these are one in a hundred of what was paid
 /// for: with one stack in 8 objects, 2,500 of a leak of 20,000, which gives a share of 70 % a standard
-/// error of 0.9 points. A tenth of a second between two changes of the rate would also leave the first
-/// objects of a burst with stacks that stand for hundreds of the next.
-const PER_SLICE: u8 = 128;
-/// log2 of nanoseconds in a slice.
-const SLICE_SHIFT: u32 = 21;
+/// error of 0.9 points.
+const GROWING_SLICE_SHIFT: u32 = 21;
 /// One in 2^16 at the least.
 const MAX_SHIFT: u8 = 16;
 
@@ -38,10 +40,13 @@ const MAX_SHIFT: u8 = 16;
 /// is halved; when a slice uses less than a quarter of it, it is doubled. Gaps are random, so that
 /// no pattern in the workload can hide from them.
 #[inline(always)]
-pub(crate) fn weight(counts: &mut SiteCounts, now: u64) -> u32 {
+pub(crate) fn weight(counts: &mut SiteCounts, site: u64) -> u32 {
+    // `--budget` lowers it.
+    let allowance = stack_allowance();
     match setting!(stacks) {
         stacks::OFF => return 0,
-        stacks::ALL => return 1,
+        _ if allowance == 0 => return 0,
+        stacks::ALL if allowance >= STACKS_PER_SLICE => return 1,
         _ => {}
     }
     if counts.until_stack > 0 {
@@ -50,16 +55,19 @@ pub(crate) fn weight(counts: &mut SiteCounts, now: u64) -> u32 {
     }
     // The gap that ends here was drawn at this rate.
     let shift = counts.shift & 31;
-    let slice = (now >> SLICE_SHIFT) as u16;
+    let growing = GROWING.get_ptr(&site).is_some();
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let slice = (now >> if growing { GROWING_SLICE_SHIFT } else { SLICE_SHIFT }) as u16;
     if counts.slice != slice {
-        if counts.taken < PER_SLICE / 4 && counts.shift > 0 {
+        if u32::from(counts.taken) < allowance / 4 && counts.shift > 0 {
             counts.shift -= 1;
         }
         counts.slice = slice;
         counts.taken = 0;
     }
     counts.taken += 1;
-    if counts.taken >= PER_SLICE {
+    if u32::from(counts.taken) >= allowance {
         counts.taken = 0;
         if counts.shift < MAX_SHIFT {
             counts.shift += 1;

@@ -134,8 +134,18 @@ pub struct TraceArgs {
 
     /// Outstanding objects the kernel side may hold; past it objects are counted as untracked
     /// [default: 1000000, fewer when memory is short]
+    ///
+    /// A number, or one with k, M or G, which are thousands, millions and milliards: 16M is 16,000,000.
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub max_objects: Option<u32>,
+
+    /// Keep what kleak costs under this share of the machine's CPU time: 2%, 0.5%
+    ///
+    /// Measured while it runs: its BPF programs' own run time and its own. To keep it, fewer stacks are
+    /// taken, then only objects at a fixed fraction of the addresses are followed, which is never widened
+    /// again; figures are scaled up from them then, and marked. It says when it does so, and why.
+    #[arg(long, value_name = "N%", value_parser = parse_share, allow_hyphen_values = true)]
+    pub budget: Option<f64>,
 
     /// How the report is printed; ndjson is a line an interval
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -302,18 +312,35 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// A count with an optional k or M (thousands and millions).
+/// A share of the machine, in percent: a bare number could be meant either way.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let hint =
+        "give a share of the machine in percent, above 0% and up to 100%, such as 2% or 0.5%";
+    let number = text.trim().strip_suffix('%').map(str::trim_end).ok_or(hint)?;
+    // Digits alone: what else a float may be written as (1e9, inf, +2) is no share.
+    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(hint.to_owned());
+    }
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err(hint.to_owned()),
+    }
+}
+
+/// A count with an optional k, M or G (thousands, millions, milliards).
 fn parse_count(text: &str) -> Result<u32, String> {
-    let hint = "give a number from 1 to 200M, such as 100000, 500k or 16M";
+    let hint = "give a number from 1 to 200M, such as 100000, 500k or 16M (16,000,000)";
     let lower = text.trim().to_ascii_lowercase().replace('_', "");
-    let (digits, factor) = match lower.strip_suffix('k') {
-        Some(digits) => (digits, 1_000_u64),
-        None => match lower.strip_suffix('m') {
-            Some(digits) => (digits, 1_000_000),
-            None => (lower.as_str(), 1),
-        },
+    let digits = lower.trim_end_matches(['k', 'm', 'g']);
+    let factor = match lower.get(digits.len()..) {
+        Some("") => 1_u64,
+        Some("k") => 1_000,
+        Some("m") => 1_000_000,
+        Some("g") => 1_000_000_000,
+        _ => return Err(hint.to_owned()),
     };
-    let count = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let count = number.and_then(|n| n.parse::<u64>().ok()).and_then(|n| n.checked_mul(factor));
     match count.and_then(|count| u32::try_from(count).ok()) {
         Some(count @ 1..=200_000_000) => Ok(count),
         _ => Err(hint.to_owned()),
@@ -322,7 +349,7 @@ fn parse_count(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Command, parse_count, parse_duration, parse_glob, parse_size};
+    use super::{Cli, Command, parse_count, parse_duration, parse_glob, parse_share, parse_size};
     use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
     use std::time::Duration;
 
@@ -379,13 +406,25 @@ mod tests {
     #[test]
     fn counts_and_globs() {
         assert_eq!(parse_count("16M"), Ok(16_000_000));
+        assert_eq!(parse_count("500k"), Ok(500_000));
         assert_eq!(parse_count("100_000"), Ok(100_000));
-        for text in ["0", "", "k", "-1", "1e6", "999999M"] {
+        for text in ["0", "", "k", "-1", "1e6", "999999M", "1G", "1kk", "1km", "+5"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
         assert!(parse_glob("kmalloc-*").is_ok());
         assert!(parse_glob("[").is_err());
         assert!(parse_glob("").is_err());
+    }
+
+    #[test]
+    fn budgets_are_in_percent() {
+        for (text, share) in [("2%", 0.02), ("0.5%", 0.005), (" 100 % ", 1.0), (".5%", 0.005)] {
+            assert!(parse_share(text).is_ok_and(|found| (found - share).abs() < 1e-12), "{text}");
+        }
+        for text in ["", "%", "2", "0.02", "0%", "-1%", "101%", "inf%", "NaN%", "1e1%", "2%%", ".%"]
+        {
+            assert!(parse_share(text).is_err_and(|error| error.contains("percent")), "{text}");
+        }
     }
 
     #[test]

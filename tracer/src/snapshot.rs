@@ -38,8 +38,9 @@ pub struct Snapshot {
     pub missed_events: Option<u64>,
     /// Cgroups of the memory hierarchy made, removed, released since attach.
     pub cgroup_events: [u64; 3],
-    /// Run time of our programs, `(nanoseconds, runs)`, where the kernel measures it.
-    pub run_time: Option<(u64, u64)>,
+    /// How many objects each that is followed stands for, where it is not known of what kind it is: more
+    /// than 1 when objects at a fraction of the addresses are followed. All counts here are scaled by it.
+    pub scale: u64,
 }
 
 /// Objects that share origin and stack.
@@ -87,4 +88,6 @@ pub struct SiteFacts {
     pub untracked: u64,
     /// Of those, found freed without an event.
     pub reused: u64,
+    /// How many objects each of its own stands for; 0 for what was never scaled.
+    pub scale: u64,
 }

@@ -65,6 +65,11 @@ impl Tracer {
         self.said.last().map_or("", String::as_str)
     }
 
+    /// Waits until it says something on standard error that begins so.
+    pub fn await_line(&mut self, start: &str) -> Result<()> {
+        self.wait_for_line(start, PATIENCE)
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.pid().try_into()?), signal).with_context(|| signal.to_string())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::UNKNOWN;
+use super::facts::{Series, UNKNOWN};
 use super::group::{Key, Merged};
 use super::growth::ratio;
 use super::reconcile::Agreement;
@@ -16,6 +16,9 @@ const SURE_WINDOW_S: f64 = 10.0;
 const NEGLIGIBLE: f64 = 0.05;
 /// Losses from this part of the residue on could change the answer.
 const GRAVE: f64 = 0.2;
+
+/// Relative standard error from which an estimate leaves something to be desired.
+const SURE_ERROR: f64 = 0.02;
 
 /// A reason why an answer could be wrong, and how much it weighs.
 pub(super) type Doubt = (Confidence, String);
@@ -130,6 +133,49 @@ pub(super) fn loss_doubts(
         doubts.push((Confidence::Medium, text));
     }
     doubts
+}
+
+/// How far what a verdict is about is off by chance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Error {
+    /// By nothing: every object was followed.
+    None,
+    /// Estimated from a fraction of the objects, with this standard error, relative to it.
+    Relative(f64),
+    /// Estimated, and the error is not known.
+    Unknown,
+}
+
+/// How far the owner's count in the cache that a verdict names is off by chance.
+pub(super) fn error(case: &Case<'_>, verdict: &Verdict, owners: &BTreeMap<Key, Merged>) -> Error {
+    if case.evidence.sampling.is_none() {
+        return Error::None;
+    }
+    let Some(cache) = &verdict.cache else { return Error::Unknown };
+    // Processes of one name that are blamed together are none of the owners: then all of the cache.
+    let own = verdict.owner.as_ref();
+    let is_own = |merged: &Merged| own.is_some_and(|owner| same(&merged.owner, owner));
+    let found = owners.values().any(is_own);
+    let mut series = Series::default();
+    for merged in owners.values().filter(|merged| !found || is_own(merged)) {
+        merged.caches.get(cache).into_iter().for_each(|share| series.add(&share.series));
+    }
+    match series.standard_error() {
+        _ if !series.estimated() => Error::None,
+        Some(error) => Error::Relative(error / series.objects.max(series.each()) as f64),
+        None => Error::Unknown,
+    }
+}
+
+/// What an estimate has against it.
+pub(super) fn error_doubt(case: &Case<'_>, error: Error) -> Option<Doubt> {
+    let why = match error {
+        Error::Relative(error) if error >= SURE_ERROR => ", too few to be sure how many",
+        Error::None | Error::Relative(_) => return None,
+        Error::Unknown => "",
+    };
+    let each = sentence::count(case.evidence.snapshot.scale);
+    Some((Confidence::Medium, format!("objects at only 1 in {each} addresses were followed{why}")))
 }
 
 fn same(a: &Owner, b: &Owner) -> bool {

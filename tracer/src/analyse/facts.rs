@@ -135,6 +135,11 @@ pub(super) struct Series {
     pub doubtful: u64,
     /// Bytes an object occupies (the largest, where sites differ).
     pub size: u64,
+    /// How many objects each that was followed stands for (the most, where sites differ); 0 or 1 when all
+    /// were.
+    pub scale: u64,
+    /// Whether they are in the fraction that is followed one by one, and not by blocks.
+    pub by_block: bool,
     /// Birth of the oldest, nanoseconds; `None` without objects.
     pub oldest_ns: Option<u64>,
     /// `objects` by birth.
@@ -146,6 +151,28 @@ pub(super) struct Series {
 impl Series {
     pub(super) fn freed(&self) -> u64 {
         self.allocated.saturating_sub(self.untracked).saturating_sub(self.held)
+    }
+
+    /// How many objects each that was followed stands for.
+    pub(super) fn each(&self) -> u64 {
+        self.scale.max(1)
+    }
+
+    /// Whether the counts are scaled up.
+    pub(super) fn estimated(&self) -> bool {
+        self.scale > 1
+    }
+
+    /// Standard error of `objects`: of a fraction `f` of them, chosen at random, `m` were seen, and `m / f`
+    /// is off by `sqrt(m (1 - f)) / f`. `None` where whole blocks of them are chosen.
+    pub(super) fn standard_error(&self) -> Option<f64> {
+        let each = self.each() as f64;
+        if !self.estimated() {
+            return Some(0.0);
+        }
+        // That none was seen does not say that there is none.
+        let seen = (self.objects as f64 / each).max(1.0);
+        (!self.by_block).then(|| each * (seen * (1.0 - 1.0 / each)).sqrt())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -161,6 +188,8 @@ impl Series {
         self.untracked = self.untracked.saturating_add(other.untracked);
         self.doubtful = self.doubtful.saturating_add(other.doubtful);
         self.size = self.size.max(other.size);
+        self.scale = self.scale.max(other.scale);
+        self.by_block |= other.by_block;
         self.oldest_ns = self.oldest_ns.into_iter().chain(other.oldest_ns).min();
         for (sum, count) in self.births.iter_mut().zip(other.births) {
             *sum = sum.saturating_add(count);
@@ -269,6 +298,8 @@ fn view(
     series.untracked = facts.map_or(0, |facts| facts.untracked);
 
     let site = facts.map(|facts| facts.site);
+    series.scale = facts.map_or(evidence.snapshot.scale, |facts| facts.scale);
+    series.by_block = site.is_some_and(|site| site.kind == kind::PAGE);
     let only_class = match evidence.filter.size_classes.as_slice() {
         [class] if evidence.filter.caches.is_empty() => *class,
         _ => 0,

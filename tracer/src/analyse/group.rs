@@ -130,6 +130,8 @@ fn divide_series(series: &Series, pieces: &[Piece]) -> Vec<Series> {
                 // A site is doubtful whole or not at all.
                 doubtful: if series.doubtful > 0 { piece.objects } else { 0 },
                 size: series.size,
+                scale: series.scale,
+                by_block: series.by_block,
                 oldest_ns: piece.oldest_ns,
                 births: Default::default(),
                 history: history.iter().map(|parts| at(parts, index)).collect(),
@@ -361,6 +363,8 @@ fn owner_row(
         outstanding_bytes: series.bytes,
         requested_bytes: series.requested,
         unfollowed_objects: series.doubtful,
+        standard_error_objects: series.standard_error().map(growth::whole),
+        estimated: series.estimated(),
         share: growth::ratio(series.bytes as f64, total as f64),
         growth_bytes_per_s: growth::slope(timeline, &series.history)
             .map(|slope| slope * series.size as f64),

@@ -59,6 +59,17 @@ pub(super) fn ratio(part: f64, whole: f64) -> f64 {
     if ratio.is_finite() { ratio.clamp(0.0, 1.0) } else { 0.0 }
 }
 
+/// A figure that was computed, as a whole number.
+pub(super) fn whole(figure: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole numbers are meant, and a cast from float keeps within the bounds of u64"
+    )]
+    let whole = figure.round() as u64;
+    whole
+}
+
 /// Objects a second: least squares over the start, where nothing was outstanding, and the counts
 /// since. Where there are enough counts, those of the first fifth are left out: what is in flight
 /// at any moment has to build up from nothing after attaching, and is no growth.
@@ -85,7 +96,8 @@ fn least_squares(points: &[(f64, f64)]) -> Option<f64> {
     slope.is_finite().then_some(slope + 0.0)
 }
 
-/// Survivors by age, those that settled apart from those that may be in flight.
+/// Survivors by age, those that settled apart from those that may be in flight. What was seen of them,
+/// where a fraction is followed: only that scatters as counts do, and so few settle nothing.
 struct Survivors {
     births: [u64; BIRTH_SLICES],
     /// Slices that are settled: the first so many.
@@ -103,7 +115,7 @@ impl Survivors {
             ends.take_while(|end| *end <= timeline.length_s - age_s + 1e-6).count()
         };
         Self {
-            births: series.births,
+            births: series.births.map(|count| count.div_ceil(series.each())),
             settled: older_than((IN_FLIGHT * timeline.length_s).max(timeline.min_age_s)),
             visible: older_than(timeline.min_age_s),
             slice_s,
@@ -231,13 +243,14 @@ fn settled_pattern(
     let since = capped.iter().position(|count| *count > 0).unwrap_or(0);
     let since_s = since as f64 * survivors.slice_s;
     let settled = sum(capped);
+    let each = series.each() as f64;
     // Objects that live for a while and are then freed leave ever fewer of the older ones; a leak
     // leaves as many of every age. Two standard deviations of a count are allowed for.
     let flat = old as f64 + 2.0 * (old as f64).sqrt() >= 0.6 * late as f64;
     if flat && occupied_quarters >= 3 && fourth > 0 {
         let largest = capped.iter().copied().max().unwrap_or(0);
         return Pattern::Growing(Growth {
-            objects_per_s: settled as f64 / (capped.len() as f64 * survivors.slice_s),
+            objects_per_s: each * settled as f64 / (capped.len() as f64 * survivors.slice_s),
             steady: occupied_quarters == 4
                 && occupied_slices >= 5
                 && largest as f64 <= 0.6 * settled as f64,
@@ -251,7 +264,8 @@ fn settled_pattern(
     if few_frees || accelerates(timeline, &series.history) {
         return if occupied_slices >= 3 {
             Pattern::Growing(Growth {
-                objects_per_s: settled as f64 / ((capped.len() - since) as f64 * survivors.slice_s),
+                objects_per_s: each * settled as f64
+                    / ((capped.len() - since) as f64 * survivors.slice_s),
                 steady: false,
                 since_s,
             })
@@ -294,7 +308,7 @@ pub(super) fn diffuse(timeline: &Timeline, series: &Series) -> f64 {
     }
     let [first, second, third, fourth] = quarters(&capped);
     let half = first.saturating_add(second).min(third.saturating_add(fourth));
-    2.0 * half as f64 / (capped.len() as f64 * survivors.slice_s)
+    2.0 * series.each() as f64 * half as f64 / (capped.len() as f64 * survivors.slice_s)
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ use globset::GlobMatcher;
 use hashbrown::HashMap;
 
 use crate::report::{
-    Cgroups, Command, Cost, Filter, Frames, Host, Loss, Mode, Owner, Report, SCHEMA, sanitize,
+    Cgroups, Command, Cost, Filter, Frames, Host, Loss, Mode, Owner, Report, SCHEMA, Sampling,
+    sanitize,
 };
 use crate::snapshot::Snapshot;
 
@@ -79,6 +80,8 @@ pub struct Evidence {
     pub loss: Loss,
     /// Cost.
     pub cost: Cost,
+    /// Which fraction of the objects was followed, when not all were.
+    pub sampling: Option<Sampling>,
     /// With `-- COMMAND`.
     pub command: Option<Command>,
     /// Notes gathered on the way (what could not be read, and so on).
@@ -243,6 +246,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         mode: evidence.mode.clone(),
         loss: evidence.loss,
         cost: evidence.cost,
+        sampling: evidence.sampling.clone(),
         command: evidence.command.clone(),
         notes,
     }
@@ -257,6 +261,13 @@ fn general_notes(evidence: &Evidence, options: &Options) -> Vec<String> {
              as outstanding nor as freed, since nobody knows.",
             sentence::count(evidence.loss.untracked_objects)
         ));
+    }
+    if evidence.sampling.is_some() {
+        notes.push(
+            "Of what is estimated, allocated and freed are rough: an address that is used again and \
+             again is followed each time or never."
+                .to_owned(),
+        );
     }
     if evidence.loss.missed_events.is_none() {
         notes.push(

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
-use super::facts::SiteView;
-use super::{Evidence, SlabCount, sentence};
+use super::facts::{Series, SiteView};
+use super::{Evidence, SlabCount, growth, sentence};
 use crate::report::{CacheRow, ledger::Ledger};
 
 /// Caches that the kernel splits a kmalloc class into by call site (`SLAB_BUCKETS`, 6.12): the
@@ -47,6 +47,8 @@ pub(super) struct Check {
     pub allocated: u64,
     /// Bytes an object occupies.
     pub size: u64,
+    /// All that is outstanding of it, for how far it is off where it is estimated.
+    pub series: Series,
     /// By the kernel's count.
     pub growth: Option<i64>,
     /// Objects from before the window that were freed in it, where that is known.
@@ -71,6 +73,7 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
             unfollowed: 0,
             allocated: 0,
             size: 0,
+            series: Series::default(),
             growth: None,
             older: None,
             explained: None,
@@ -84,6 +87,9 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
         }
         check.allocated = check.allocated.saturating_add(site.series.allocated);
         check.size = check.size.max(site.series.size);
+        check.series.objects = check.series.objects.saturating_add(site.series.objects);
+        check.series.scale = check.series.scale.max(site.series.scale);
+        check.series.by_block |= site.series.by_block;
     }
     let mut by_class: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (name, check) in &checks {
@@ -103,7 +109,15 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
                 continue;
             }
         }
-        let own = Kernel::of(evidence, &aliases(name, evidence), check.size);
+        // Two standard errors of what is estimated are noise too.
+        let noise = check.series.standard_error().unwrap_or(0.0) * 2.0;
+        let noise = i64::try_from(growth::whole(noise)).unwrap_or(i64::MAX);
+        let kernel = |names: &BTreeSet<&str>| {
+            let mut kernel = Kernel::of(evidence, names, check.size)?;
+            kernel.floor = kernel.floor.saturating_add(noise);
+            Some(kernel)
+        };
+        let own = kernel(&aliases(name, evidence));
         if let Some(own) = &own {
             check.growth = Some(own.growth);
             check.older = own.older;
@@ -114,7 +128,7 @@ pub(super) fn check(evidence: &Evidence, sites: &[SiteView]) -> BTreeMap<String,
             continue;
         }
         let all = class(name).and_then(|class| {
-            let all = Kernel::of(evidence, &class_names(class, evidence), check.size)?;
+            let all = kernel(&class_names(class, evidence))?;
             let (held, unfollowed) = by_class.get(class).copied()?;
             Some((all, held, unfollowed))
         });
@@ -178,24 +192,24 @@ pub(super) fn rows(
     checks: &BTreeMap<String, Check>,
     shown: &[&SiteView],
 ) -> Vec<CacheRow> {
-    let mut held: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut held: BTreeMap<&str, Series> = BTreeMap::new();
     for site in shown {
-        let (objects, bytes) = held.entry(&site.cache).or_default();
-        *objects = objects.saturating_add(site.series.objects);
-        *bytes = bytes.saturating_add(site.series.bytes);
+        held.entry(&site.cache).or_default().add(&site.series);
     }
     let mut rows: Vec<CacheRow> = held
         .into_iter()
-        .filter_map(|(name, (objects, bytes))| {
+        .filter_map(|(name, series)| {
             let check = checks.get(name)?;
             Some(CacheRow {
                 name: name.to_owned(),
                 aliases: evidence.aliases.get(name).cloned().unwrap_or_default(),
                 object_size_bytes: check.size,
-                outstanding_objects: objects,
-                outstanding_bytes: bytes,
+                outstanding_objects: series.objects,
+                outstanding_bytes: series.bytes,
                 slabinfo_growth_objects: check.growth,
                 older_frees_objects: check.older,
+                standard_error_objects: series.standard_error().map(growth::whole),
+                estimated: series.estimated(),
                 explained: check.explained,
             })
         })

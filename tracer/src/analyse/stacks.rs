@@ -64,7 +64,8 @@ pub(super) fn divide(evidence: &Evidence, site: &SiteView) -> Vec<Piece> {
     let call_site = Frames::of_call_site(site);
     if paths.is_empty() {
         let oldest_ns = site.series.oldest_ns;
-        return vec![Piece { frames: call_site, objects: total, oldest_ns, estimated: false }];
+        let estimated = site.series.estimated();
+        return vec![Piece { frames: call_site, objects: total, oldest_ns, estimated }];
     }
     let weights: Vec<u64> = paths.values().map(|(weight, _)| *weight).collect();
     let only_call_site = paths.len() == 1 && paths.contains_key(&call_site);
@@ -77,7 +78,7 @@ pub(super) fn divide(evidence: &Evidence, site: &SiteView) -> Vec<Piece> {
             frames,
             objects,
             oldest_ns,
-            estimated: !every_object && !only_call_site,
+            estimated: site.series.estimated() || !every_object && !only_call_site,
         })
         .collect()
 }

@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 use kleak_common::{Site, context};
 
 use super::{Evidence, Point, SlabCount};
-use crate::report::{Cgroups, Cost, Filter, Host, Loss, Mode, Owner};
+use crate::report::{Cgroups, Cost, Filter, Host, Loss, Mode, Owner, Sampling};
 use crate::snapshot::{BIRTH_SLICES, Group, GroupKey, SiteFacts, Snapshot};
 
 pub(super) type Births = [u64; BIRTH_SLICES];
@@ -89,6 +89,7 @@ impl World {
             queued: HashMap::new(),
             loss: Loss { missed_events: Some(0), ..Loss::default() },
             cost: Cost::default(),
+            sampling: None,
             command: None,
             notes: Vec::new(),
         };
@@ -166,6 +167,19 @@ impl World {
             let so_far: u64 = born.map(|(_, count)| count).sum();
             *point.outstanding.entry(site).or_default() += so_far;
         }
+        self
+    }
+
+    /// All of it is scaled up from one object in `each`.
+    pub(super) fn sampled(&mut self, each: u64) -> &mut Self {
+        let snapshot = &mut self.evidence.snapshot;
+        snapshot.scale = each;
+        snapshot.sites.values_mut().for_each(|facts| facts.scale = each);
+        self.evidence.sampling = Some(Sampling {
+            fraction: 1.0 / each as f64,
+            since_s: 1.0,
+            reason: "it cost too much".to_owned(),
+        });
         self
     }
 

@@ -946,3 +946,46 @@ fn per_cpu_memory_is_compared_as_a_whole() {
     let unknown = world(None);
     assert!(unknown.verdict.summary.contains("meminfo"), "{}", unknown.verdict.summary);
 }
+
+#[test]
+fn an_estimate_is_marked_and_sure_where_many_were_seen() {
+    let mut world = incident();
+    world.sampled(4);
+    let sure = report(&world);
+    assert_eq!(sure.verdict.owner.as_ref().unwrap().comm.as_deref(), Some("kubelet"));
+    assert!(sure.verdict.growing);
+    assert!(close(sure.verdict.growth_bytes_per_s, 256_000.0), "{:?}", sure.verdict);
+    assert!(sure.verdict.summary.contains("estimated from 1 in 4 addresses, ±2 %"), "{sure:?}");
+    assert_eq!(sure.verdict.confidence, Confidence::High, "{:?}", sure.verdict);
+    assert!(sure.owners.iter().all(|row| row.estimated));
+    assert!(sure.caches.iter().all(|row| row.estimated));
+    assert!(sure.stacks.iter().all(|row| row.estimated));
+    // 2,500 seen, of which 3/4 of the variance counts, times 4.
+    assert_eq!(sure.owners[0].standard_error_objects, Some(173));
+    assert!(sure.sampling.is_some() && sure.notes.iter().any(|note| note.contains("rough")));
+
+    world.sampled(64);
+    let unsure = report(&world);
+    assert_eq!(unsure.verdict.owner.as_ref().unwrap().comm.as_deref(), Some("kubelet"));
+    assert_eq!(unsure.verdict.confidence, Confidence::Medium);
+    assert!(unsure.verdict.summary.contains("too few to be sure"), "{:?}", unsure.verdict);
+}
+
+#[test]
+fn what_was_seen_of_few_objects_is_no_growth() {
+    // Eleven seen, which stand for 704.
+    let mut world = World::new(20);
+    let site = world.site(process(1165, "kubelet"));
+    let births = std::array::from_fn(|slice| if slice < 11 { 64 } else { 0 });
+    world.left(site, births, 1_000_000, 0).sampled(64);
+    assert!(!report(&world).verdict.growing);
+}
+
+#[test]
+fn everything_followed_has_no_error() {
+    let report = report(&incident());
+    assert!(
+        report.owners.iter().all(|row| !row.estimated && row.standard_error_objects == Some(0))
+    );
+    assert!(report.sampling.is_none());
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashSet;
 
-use super::confidence::{Doubt, loss_doubts, slab_doubt, window_doubt};
+use super::confidence::{Doubt, Error, error, error_doubt, loss_doubts, slab_doubt, window_doubt};
 use super::facts::{Series, SiteView, Timeline, UNKNOWN};
 use super::group::{self, Key, Level, Merged, Share};
 use super::growth::{self, Growth, Pattern, ratio};
@@ -130,6 +130,16 @@ fn judge_one(case: &Case<'_>, ledger: Ledger) -> Judgement {
         verdict.summary = format!("{}; {remark}", verdict.summary);
     }
 
+    let error = error(case, &verdict, &owners);
+    if let Error::Relative(by) = error {
+        verdict.summary = format!(
+            "{}; estimated from 1 in {} addresses, ±{}",
+            verdict.summary,
+            sentence::count(case.evidence.snapshot.scale),
+            sentence::percent(by)
+        );
+    }
+    doubts.extend(error_doubt(case, error));
     doubts.extend(loss_doubts(case, &verdict, &owners));
     doubts.sort_by_key(|doubt| doubt.0);
     verdict.confidence = doubts.first().map_or(Confidence::High, |doubt| doubt.0);

@@ -8,6 +8,7 @@ pub mod classes;
 pub mod kallsyms;
 pub mod memcg;
 pub mod meminfo;
+pub mod own;
 pub mod process;
 pub mod slabinfo;
 pub mod system;

@@ -320,6 +320,21 @@ impl Probe {
         control.set(0, start, 0).map_err(|error| failed(error.to_string()))
     }
 
+    /// Takes the later programs of the chains away, so that each event costs one run less: those that
+    /// arrive while the first runs are lost from now on, and counted as missed.
+    pub fn detach_later(&mut self) {
+        let later = |links: &mut Vec<(String, RawTracePointLinkId)>| -> Vec<_> {
+            links.extract_if(.., |(name, _)| is_later(name)).collect()
+        };
+        let mut links = later(&mut self.links.allocations);
+        detach(&mut self.ebpf, &mut links);
+        let mut links = later(&mut self.links.frees);
+        detach(&mut self.ebpf, &mut links);
+        functions::detach_later(&mut self.ebpf, &mut self.links.functions);
+        // Nor do those come back that stand by.
+        self.links.standby.clear();
+    }
+
     /// Ends the window: allocations first, then frees, so that what is left is what was
     /// outstanding at one instant. The maps stay readable.
     pub fn detach(&mut self) {

@@ -10,7 +10,11 @@ use aya::{
 };
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use super::{Layout, attach::chain, read};
+use super::{
+    Layout,
+    attach::{chain, is_later},
+    read,
+};
 
 /// How frees that no tracepoint shows are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +176,13 @@ pub(super) fn detach(ebpf: &mut Ebpf, links: &mut Vec<Link>) {
             }
         }
     }
+}
+
+/// Detaches the later programs of the chains.
+pub(super) fn detach_later(ebpf: &mut Ebpf, links: &mut Vec<Link>) {
+    let later = |link: &mut Link| matches!(link, Link::Entry(name, _) if is_later(name));
+    let mut later: Vec<Link> = links.extract_if(.., later).collect();
+    detach(ebpf, &mut later);
 }
 
 /// Whether they are called: that they are attached does not say so. A timer's descriptor is freed by

@@ -7,8 +7,10 @@
 mod attach;
 mod bases;
 mod caches;
+mod cost;
 mod error;
 mod functions;
+mod growing;
 pub mod layout;
 mod objects;
 mod read;
@@ -20,9 +22,9 @@ mod types;
 use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    CallPath, SIZE_SLOTS, SLOTS, Settings, buckets_for, cgroup_source, size_slot, stacks,
+    CallPath, SIZE_SLOTS, SLOTS, Settings, Tuning, buckets_for, cgroup_source, size_slot, stacks,
 };
 
 use self::bases::Bases;
@@ -35,6 +37,7 @@ use crate::host::{
 pub(crate) use self::read::{cache_name, comm_text, now_ns, process_of};
 pub use self::{
     attach::EmptyPrograms,
+    cost::{Measuring, RunTime},
     error::Error,
     functions::{Following, FreeMode},
     layout::Layout,
@@ -209,6 +212,9 @@ pub struct Probe {
     /// Whether it has been walked to its end.
     caches_known: bool,
     free_mode: FreeMode,
+    /// Outstanding objects by site when it was last looked which grow, and which did.
+    outstanding: HashMap<u64, u64>,
+    growing: HashSet<u64>,
     /// Objects by site that were found freed when asked about.
     found_freed: HashMap<u64, u64>,
     follow_family: bool,
@@ -216,6 +222,10 @@ pub struct Probe {
     deferred: HashMap<u64, u64>,
     /// Counts of sites that were removed from the tables because their process is gone.
     retired_sites: u64,
+    /// What the programs were loaded with.
+    settings: Settings,
+    /// How far they are held back.
+    tuning: Tuning,
 }
 
 impl Probe {
@@ -304,10 +314,14 @@ impl Probe {
             slab_caches: bases.map(|bases| bases.caches),
             caches_known: false,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
+            outstanding: HashMap::new(),
+            growing: HashSet::new(),
             found_freed: HashMap::new(),
             follow_family: config.follow_family,
             deferred: HashMap::new(),
             retired_sites: 0,
+            settings,
+            tuning: Tuning::FULL,
         })
     }
 

@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use kleak_common::{
     COMM_LEN, Cache, CgroupEvent, CpuState, DeferredFree, LONG_FRAMES, PATH_LEN, Process,
     ProcessKey, Queued, SHORT_FRAMES, Site, SiteCounts, Stack, Tally, UNKNOWN_PAGES, cgroup_event,
-    stack_place,
+    in_fraction, kind, largest_block, page_of_key, stack_place,
 };
 
 use super::{
@@ -135,7 +135,9 @@ impl Probe {
     pub fn snapshot(&mut self, min_age_ns: u64) -> Result<Snapshot, Error> {
         self.take_deferred();
         let at_ns = now_ns();
-        let mut snapshot = Snapshot { start_ns: self.start_ns, at_ns, ..Snapshot::default() };
+        let scale = self.scale(kind::KMALLOC);
+        let mut snapshot =
+            Snapshot { start_ns: self.start_ns, at_ns, scale, ..Snapshot::default() };
         self.walk_objects(&mut snapshot, min_age_ns)?;
         self.read_sites(&mut snapshot)?;
         self.note_found_freed(&mut snapshot);
@@ -161,11 +163,19 @@ impl Probe {
         let (start, end) = (snapshot.start_ns, snapshot.at_ns);
         let slice = (end.saturating_sub(start) / BIRTH_SLICES as u64).max(1);
         let youngest = end.saturating_sub(min_age_ns);
+        let pages = self.sites_of_pages()?;
         objects::each(&self.ebpf, |address, object| {
             if self.deferred.get(&address).is_some_and(|&freed| object.born_ns < freed) {
                 return;
             }
-            *snapshot.outstanding.entry(object.site).or_insert(0) += 1;
+            // What was entered before the fraction was narrowed and lies outside it has been freed unseen
+            // for all we know.
+            let kind = if pages.contains(&object.site) { kind::PAGE } else { kind::KMALLOC };
+            if !self.follows(address, kind) {
+                return;
+            }
+            let each = self.scale(kind);
+            *snapshot.outstanding.entry(object.site).or_insert(0) += each;
             if min_age_ns > 0 && object.born_ns > youngest {
                 return;
             }
@@ -177,23 +187,61 @@ impl Probe {
                     user_stack: object.user_stack,
                 })
                 .or_default();
-            group.objects += 1;
-            group.requested += u64::from(object.requested);
+            group.objects += each;
+            group.requested += u64::from(object.requested) * each;
             group.weight += u64::from(object.weight);
             group.oldest_ns = group.oldest_ns.min(object.born_ns.max(start));
             let born = usize::try_from(object.born_ns.saturating_sub(start) / slice);
             let last = BIRTH_SLICES - 1;
             if let Some(births) = group.births.get_mut(born.unwrap_or(last).min(last)) {
-                *births += 1;
+                *births += each;
             }
         })
+    }
+
+    /// Whether what is held under a key is followed with what is held back now.
+    pub(super) fn follows(&self, key: u64, of: u8) -> bool {
+        let shift = self.tuning.fraction_shift;
+        let settings = &self.settings;
+        if of == kind::PAGE {
+            let page = page_of_key(key);
+            largest_block(page, settings.page_shift, settings.struct_page_shift)
+                .is_none_or(|block| in_fraction(block, settings.seed, shift))
+        } else {
+            in_fraction(key, settings.seed, shift)
+        }
+    }
+
+    /// How many objects one stands for that is followed.
+    pub(super) fn scale(&self, of: u8) -> u64 {
+        let thinned = of != kind::PAGE || self.settings.struct_page_shift != 0;
+        if thinned { 1 << self.tuning.fraction_shift } else { 1 }
+    }
+
+    /// Sites whose objects are pages: those are in the fraction or out of it by blocks. None while
+    /// everything is followed, when it makes no difference.
+    fn sites_of_pages(&self) -> Result<HashSet<u64>, Error> {
+        let mut pages = HashSet::new();
+        if self.tuning.fraction_shift == 0 {
+            return Ok(pages);
+        }
+        sys::walk(self.fd("SITES")?, 8, size_of::<Site>(), |key, value| {
+            if let (Some(key), Some(site)) = (sys::record::<u64>(key), sys::record::<Site>(value))
+                && site.kind == kind::PAGE
+            {
+                pages.insert(key);
+            }
+        })
+        .map_err(|error| map_error("SITES", &error))?;
+        Ok(pages)
     }
 
     fn read_sites(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
         let sites = &mut snapshot.sites;
         sys::walk(self.fd("SITES")?, 8, size_of::<Site>(), |key, value| {
             if let (Some(key), Some(site)) = (sys::record::<u64>(key), sys::record::<Site>(value)) {
-                sites.insert(key, SiteFacts { site, ..SiteFacts::default() });
+                let scale = self.scale(site.kind);
+                sites.insert(key, SiteFacts { site, scale, ..SiteFacts::default() });
             }
         })
         .map_err(|error| map_error("SITES", &error))?;
@@ -248,9 +296,12 @@ impl Probe {
     fn read_queued(&self) -> Result<HashMap<u64, u64>, Error> {
         let mut queued = HashMap::new();
         let since = now_ns().saturating_sub(RCU_NS);
-        sys::walk(self.fd("QUEUED")?, 8, size_of::<Queued>(), |_, entry| {
-            if let Some(entry) = sys::record::<Queued>(entry).filter(|entry| entry.at_ns > since) {
-                *queued.entry(entry.cache).or_insert(0) += 1;
+        sys::walk(self.fd("QUEUED")?, 8, size_of::<Queued>(), |key, entry| {
+            let recent = sys::record::<Queued>(entry).filter(|entry| entry.at_ns > since);
+            if let (Some(address), Some(entry)) = (sys::record::<u64>(key), recent)
+                && self.follows(address, kind::KMALLOC)
+            {
+                *queued.entry(entry.cache).or_insert(0) += self.scale(kind::KMALLOC);
             }
         })
         .map_err(|error| map_error("QUEUED", &error))?;
@@ -271,15 +322,13 @@ impl Probe {
     }
 
     fn read_programs(&self, snapshot: &mut Snapshot) {
-        let (mut nanos, mut runs, mut by_first, mut by_others, mut read) = (0, 0, 0, 0, 0);
+        let (mut by_first, mut by_others, mut read) = (0, 0, 0);
         for (name, program) in self.ebpf.programs() {
             let Ok(fd) = program.fd() else { continue };
-            let Ok((run_time, run_count, misses)) = sys::program_info(fd.as_fd()) else { continue };
-            nanos += run_time;
+            let Ok((_, _, misses)) = sys::program_info(fd.as_fd()) else { continue };
             if misses > 0 {
                 tracing::debug!(program = name, misses, "the kernel skipped a program that ran");
             }
-            runs += run_count;
             if super::attach::has_second(&self.ebpf, name) {
                 by_first += misses;
             } else if !super::attach::is_later(name) {
@@ -291,8 +340,6 @@ impl Probe {
         let lost = by_first.saturating_sub(snapshot.tally.rescued) + by_others;
         tracing::debug!(by_first, by_others, lost, "events that programs missed");
         snapshot.missed_events = (read > 0).then_some(lost);
-        // The kernel measures only while `kernel.bpf_stats_enabled` is 1.
-        snapshot.run_time = (runs > 0).then_some((nanos, runs));
     }
 
     /// Takes the frees that the map refused. They are applied when objects are read: an address

@@ -9,7 +9,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use hashbrown::HashMap;
-use kleak_common::{Site, lies_in};
+use kleak_common::{Site, kind, lies_in};
 
 use super::{Error, Probe, objects, read, sys};
 
@@ -45,7 +45,7 @@ impl Probe {
                 break;
             }
             if ask(&self.ebpf, suspect) == Some(lies_in::NO) {
-                *self.found_freed.entry(suspect.site).or_insert(0) += 1;
+                *self.found_freed.entry(suspect.site).or_insert(0) += self.scale(kind::CACHE);
                 found += 1;
             }
         }
@@ -67,7 +67,10 @@ impl Probe {
         let mut suspects = Vec::new();
         objects::each(&self.ebpf, |address, object| {
             let Some(&slab) = slabs.get(&object.site) else { return };
-            if object.born_ns < before && suspects.len() < SUSPECTS {
+            if object.born_ns < before
+                && self.follows(address, kind::CACHE)
+                && suspects.len() < SUSPECTS
+            {
                 let (born_ns, site) = (object.born_ns, object.site);
                 suspects.push(Suspect { address, born_ns, site, slab });
             }

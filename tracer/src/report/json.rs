@@ -72,7 +72,7 @@ mod tests {
         let mut hostile = sample::hostile();
         hostile.owners[0].share = 1.0;
         hostile.owners[0].growth_bytes_per_s = Some(-1.5);
-        vec![sample::nothing(), sample::incident(), sample::lossy(), hostile]
+        vec![sample::nothing(), sample::incident(), sample::lossy(), sample::sampled(), hostile]
     }
 
     #[test]
@@ -89,9 +89,9 @@ mod tests {
     #[test]
     fn the_schema_rejects_what_is_broken() {
         let schema = schema();
-        let good = serde_json::to_value(sample::incident()).unwrap();
+        let good = serde_json::to_value(sample::sampled()).unwrap();
         assert!(schema.is_valid(&good));
-        let broken: [(&str, Value); 9] = [
+        let broken: [(&str, Value); 11] = [
             ("/schema", json!("kleak.report/2")),
             ("/window_s", json!(-1)),
             ("/verdict/confidence", json!("certain")),
@@ -101,13 +101,16 @@ mod tests {
             ("/owners/0/outstanding_bytes", Value::Null),
             ("/loss/untracked_objects", json!(-1)),
             ("/host/cgroup", json!("v3")),
+            ("/sampling/fraction", json!(1.5)),
+            ("/cost/bpf_cpu_share", json!(-0.1)),
         ];
         for (at, value) in broken {
             let mut report = good.clone();
             *report.pointer_mut(at).unwrap() = value;
             assert!(!schema.is_valid(&report), "{at} was accepted");
         }
-        for part in ["", "/verdict", "/owners/0", "/stacks/0/owner", "/loss", "/cost"] {
+        for part in ["", "/verdict", "/owners/0", "/stacks/0/owner", "/loss", "/cost", "/sampling"]
+        {
             let mut report = good.clone();
             let object = report.pointer_mut(part).unwrap().as_object_mut().unwrap();
             object.insert("extra".into(), json!(1));

@@ -50,6 +50,8 @@ pub struct Report {
     pub loss: Loss,
     /// What the tracing cost.
     pub cost: Cost,
+    /// Which fraction of the objects was followed, to keep a `--budget`; `null` when all were.
+    pub sampling: Option<Sampling>,
     /// The command that was run, with `-- COMMAND`.
     pub command: Option<Command>,
     /// Things that weaken or explain the answer, one sentence each.
@@ -174,6 +176,11 @@ pub struct CacheRow {
     pub outstanding_bytes: u64,
     /// How the cache grew by the kernel's own count; `null` when it has none by this name.
     pub slabinfo_growth_objects: Option<i64>,
+    /// Standard error of `outstanding_objects`: 0 when all objects were followed, `null` where it is not
+    /// known (pages are followed or not by blocks of many).
+    pub standard_error_objects: Option<u64>,
+    /// Scaled up from a fraction of the objects: see [`Sampling`].
+    pub estimated: bool,
     /// Objects from before the window that were freed in it; `null` where the kernel side cannot tell
     /// of which cache a freed object was.
     pub older_frees_objects: Option<u64>,
@@ -203,6 +210,11 @@ pub struct OwnerRow {
     /// Of those outstanding, objects that are freed by a path that cannot be followed here, and that
     /// the kernel's own count does not confirm: no evidence of a leak.
     pub unfollowed_objects: u64,
+    /// Standard error of `outstanding_objects`, as [`CacheRow::standard_error_objects`].
+    pub standard_error_objects: Option<u64>,
+    /// Scaled up from a fraction of the objects: see [`Sampling`]. Allocated and freed are rough then, as
+    /// an address that is used again and again is followed each time or never.
+    pub estimated: bool,
     /// Share of all residue shown, 0 to 1: of slab memory, pages or per-CPU memory, never of the
     /// sum of two of them, as one is made of the other.
     pub share: f64,
@@ -239,7 +251,7 @@ pub struct StackRow {
     pub outstanding_objects: u64,
     /// The same in bytes of slab.
     pub outstanding_bytes: u64,
-    /// Scaled up from a sample of stacks, to totals that are exact.
+    /// Scaled up: from a sample of stacks, to totals that are exact, or from a fraction of the objects.
     pub estimated: bool,
     /// Slab cache.
     pub cache: String,
@@ -316,10 +328,36 @@ impl Mode {
 pub struct Cost {
     /// Events that passed the filter.
     pub events: u64,
-    /// Nanoseconds an event in our programs; `null` unless the kernel measures it.
+    /// Nanoseconds in our programs for each event that passed the filter: all their run time, that of
+    /// events that did not pass included, over the events that did, both in the same short windows in which
+    /// the kernel measured. `null` when it did not, or saw no event.
     pub bpf_ns_per_event: Option<f64>,
+    /// Runs of our programs in those windows: each event is offered to two at least, and those that do not
+    /// pass the filter run them too.
+    pub bpf_runs: Option<u64>,
+    /// Run time in those windows over the CPU time of all CPUs that are switched on, 0 to 1.
+    pub bpf_cpu_share: Option<f64>,
+    /// This process's own CPU time over that of all CPUs, since counting began.
+    pub user_cpu_share: Option<f64>,
+    /// Both together over the last five seconds.
+    pub recent_cpu_share: Option<f64>,
+    /// Length of those windows, all together.
+    pub measured_s: f64,
+    /// Most memory that this process has had resident.
+    pub user_rss_bytes: Option<u64>,
     /// Kernel memory of the maps.
     pub map_bytes: u64,
+}
+
+/// What of all objects was followed.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Sampling {
+    /// Objects whose address lies in this fraction of all addresses are followed, and stand for the others.
+    pub fraction: f64,
+    /// When it was not all of them any more, seconds after counting began.
+    pub since_s: f64,
+    /// Why.
+    pub reason: String,
 }
 
 /// The command run by `-- COMMAND`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     CacheRow, Cgroups, Command, Confidence, Cost, Filter, Frames, Host, Loss, Mode, Owner,
-    OwnerRow, Report, SCHEMA, StackRow, Verdict, frames,
+    OwnerRow, Report, SCHEMA, Sampling, StackRow, Verdict, frames,
 };
 
 pub(crate) fn kubelet() -> Owner {
@@ -71,11 +71,27 @@ fn row(owner: Owner, objects: u64, share: f64, rate: Option<f64>, stack: u32) ->
         outstanding_bytes: objects * 512,
         requested_bytes: objects * 464,
         unfollowed_objects: 0,
+        standard_error_objects: Some(0),
+        estimated: false,
         share,
         growth_bytes_per_s: rate,
         oldest_s: Some(29.8),
         trend: (0..20).map(|step| objects * step / 19).collect(),
         stacks: vec![stack],
+    }
+}
+
+fn cost(events: u64) -> Cost {
+    Cost {
+        events,
+        bpf_ns_per_event: Some(212.4),
+        bpf_runs: Some(5_104),
+        bpf_cpu_share: Some(0.0081),
+        user_cpu_share: Some(0.0032),
+        recent_cpu_share: Some(0.0113),
+        measured_s: 0.64,
+        user_rss_bytes: Some(92_274_688),
+        map_bytes: 35_651_584,
     }
 }
 
@@ -113,7 +129,8 @@ pub(crate) fn nothing() -> Report {
         cgroups: Cgroups { dying: Some(0), ..Cgroups::default() },
         mode: Mode { frees: "trampolines".into(), obstacle: None, caches: "address".into() },
         loss: Loss { missed_events: Some(0), frees_of_older_objects: Some(0), ..Loss::default() },
-        cost: Cost { events: 41_200, bpf_ns_per_event: Some(212.4), map_bytes: 35_651_584 },
+        cost: cost(41_200),
+        sampling: None,
         command: None,
         notes: Vec::new(),
     }
@@ -151,6 +168,8 @@ pub(crate) fn incident() -> Report {
             outstanding_bytes: 14_671 * 512,
             slabinfo_growth_objects: Some(14_870),
             older_frees_objects: Some(0),
+            standard_error_objects: Some(0),
+            estimated: false,
             explained: Some(0.9866),
         }],
         owners: vec![
@@ -160,7 +179,7 @@ pub(crate) fn incident() -> Report {
         ],
         stacks: vec![msg_stack(3), held],
         cgroups: Cgroups { created: 12, removed: 12, released: 3, dying: Some(4_211), oldest_dying_s: Some(21.5) },
-        cost: Cost { events: 1_240_113, bpf_ns_per_event: Some(212.4), map_bytes: 35_651_584 },
+        cost: cost(1_240_113),
         ..nothing()
     }
 }
@@ -185,6 +204,8 @@ pub(crate) fn lossy() -> Report {
         outstanding_bytes: 1536,
         slabinfo_growth_objects: None,
         older_frees_objects: Some(0),
+        standard_error_objects: Some(0),
+        estimated: false,
         explained: None,
     });
     report.cgroups.dying = None;
@@ -200,7 +221,14 @@ pub(crate) fn lossy() -> Report {
         lost_cgroup_events: 5,
         failed_reads: 6,
     };
-    report.cost.bpf_ns_per_event = None;
+    report.cost = Cost {
+        bpf_ns_per_event: None,
+        bpf_runs: None,
+        bpf_cpu_share: None,
+        recent_cpu_share: None,
+        measured_s: 0.0,
+        ..report.cost
+    };
     report.command = Some(Command {
         argv: vec!["sh".into(), "-c".into(), "a\u{1b}[2J".into()],
         pid: 4242,
@@ -212,6 +240,28 @@ pub(crate) fn lossy() -> Report {
          `sysctl kernel.kptr_restrict=1` shows them."
             .into(),
     ];
+    report
+}
+
+/// The same incident on a busier node, with a budget.
+pub(crate) fn sampled() -> Report {
+    let mut report = incident();
+    report.sampling = Some(Sampling {
+        fraction: 0.125,
+        since_s: 3.25,
+        reason: "kleak takes 3.1 % of the machine, over the budget of 2.0 %".into(),
+    });
+    for row in &mut report.owners {
+        row.estimated = true;
+        row.standard_error_objects = Some(316);
+    }
+    for row in &mut report.caches {
+        row.estimated = true;
+        row.standard_error_objects = Some(320);
+    }
+    for row in &mut report.stacks {
+        row.estimated = true;
+    }
     report
 }
 
@@ -264,6 +314,6 @@ pub(crate) fn hostile() -> Report {
 }
 
 /// All of the above.
-pub(crate) fn all() -> [Report; 4] {
-    [nothing(), incident(), lossy(), hostile()]
+pub(crate) fn all() -> [Report; 5] {
+    [nothing(), incident(), lossy(), sampled(), hostile()]
 }

@@ -104,6 +104,11 @@ mod tests {
     }
 
     #[test]
+    fn sampled() {
+        insta::assert_snapshot!(plain(&sample::sampled(), 80));
+    }
+
+    #[test]
     fn hostile_names() {
         insta::assert_snapshot!(plain(&sample::hostile(), 80));
     }
@@ -196,6 +201,13 @@ mod tests {
             report.window_s = number;
             report.cost.events = count;
             report.cost.bpf_ns_per_event = Some(number);
+            report.cost.bpf_cpu_share = Some(number);
+            report.cost.user_cpu_share = Some(number);
+            report.sampling = Some(super::super::Sampling {
+                fraction: number,
+                since_s: number,
+                reason: name.clone(),
+            });
             report.loss.untracked_objects = count;
             report.caches[0].name.clone_from(&name);
             report.caches[0].explained = Some(number);

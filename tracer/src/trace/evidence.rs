@@ -12,7 +12,7 @@ use crate::{
     },
     probe::{self, Probe},
     report::{
-        Cgroups as CgroupCounts, Command, Cost, Frames, Host as HostFacts, Loss, Mode,
+        Cgroups as CgroupCounts, Command, Cost, Frames, Host as HostFacts, Loss, Mode, Sampling,
         ledger::{page_cache, percpu_cache},
     },
     resolve::{
@@ -22,6 +22,13 @@ use crate::{
     },
     snapshot::Snapshot,
 };
+
+/// What a run cost, and what was held back for that.
+pub(super) struct Spent {
+    pub(super) cost: Cost,
+    pub(super) sampling: Option<Sampling>,
+    pub(super) notes: Vec<String>,
+}
 
 /// What names are made from, kept over the intervals of a run.
 pub(super) struct Resolver {
@@ -91,8 +98,9 @@ impl Resolver {
         history: &[Point],
         probe: &Probe,
         command: Option<Command>,
+        spent: Spent,
     ) -> Evidence {
-        let mut notes = Vec::new();
+        let Spent { cost, sampling, mut notes } = spent;
         let cache_names = self.cache_names(plan, &mut snapshot);
         let owners = owners::of_sites(&snapshot, &plan.host, &plan.layout, &mut self.cgroups);
         let kernel_stacks = self.kernel_stacks(&snapshot, probe);
@@ -138,11 +146,8 @@ impl Resolver {
                     .oldest_dying_ns()
                     .map(|removed| snapshot.at_ns.saturating_sub(removed) as f64 / 1e9),
             },
-            cost: Cost {
-                events: snapshot.tally.events,
-                bpf_ns_per_event: snapshot.run_time.map(|(nanos, runs)| nanos as f64 / runs as f64),
-                map_bytes: probe.map_bytes(),
-            },
+            cost,
+            sampling,
             command,
             notes,
             snapshot,

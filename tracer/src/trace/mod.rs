@@ -1,8 +1,10 @@
 //! `kleak trace`: attach, watch a window, report.
 
+mod budget;
 mod child;
 mod evidence;
 mod history;
+mod meter;
 mod outputs;
 mod plan;
 mod session;

@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub(super) duration: Option<Duration>,
     pub(super) interval: Option<Duration>,
     pub(super) min_age: Duration,
+    /// Share of the machine that kleak may cost, 0 to 1.
+    pub(super) budget: Option<f64>,
     pub(super) format: Format,
     /// Rows of the text report.
     pub(super) top: usize,
@@ -168,6 +170,7 @@ impl Plan {
             duration: args.duration,
             interval: args.interval,
             min_age: args.min_age.unwrap_or_default(),
+            budget: args.budget,
             format: args.format,
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),

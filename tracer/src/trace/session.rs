@@ -9,17 +9,20 @@ use tokio::time::Instant as TokioInstant;
 
 use super::{
     Failure, Outcome,
+    budget::Budget,
     child::Running,
-    evidence::Resolver,
-    history::History,
+    evidence::{Resolver, Spent},
+    history::{self, History},
+    meter::{Meter, Reading},
     outputs::Outputs,
     plan::Plan,
     signals::{Arrived, Signals},
 };
 use crate::{
     analyse,
-    host::process,
-    probe::{Following, FreeMode, Probe},
+    cli::Stacks,
+    host::{own, process},
+    probe::{Following, FreeMode, Measuring, Probe},
     report::Report,
     snapshot::Snapshot,
 };
@@ -34,9 +37,12 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often it is looked whether the kernel has skipped an event: what it skips until then is lost.
 const LOOK_OUT: Duration = Duration::from_millis(20);
 
-/// Looking up user stacks walks every object, so it rests this many times as long as it took: with a
-/// few objects it is done at each housekeeping, with millions it takes 2 % of the time.
-const USER_STACKS_REST: u32 = 50;
+/// How often it is looked which sites grow.
+const GROWTH: Duration = Duration::from_millis(200);
+
+/// Without it nobody knows what is to be kept under the budget.
+const NO_MEASURING: &str = "--budget needs the kernel to measure BPF programs (BPF_ENABLE_STATS, from 5.8), \
+    which takes root or the capability SYS_ADMIN; run as root, or without --budget";
 
 /// Runs the plan.
 ///
@@ -66,6 +72,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
         tokio::time::sleep(SETTLE).await;
     }
     session.resolver.read_books(&plan);
+    session.end_window()?;
     session.probe.detach();
     if let End::Signal(number) = end {
         end_child(child.as_mut()).await;
@@ -174,8 +181,17 @@ struct Session<'a> {
     probe: Probe,
     resolver: Resolver,
     history: History,
+    meter: Meter,
+    budget: Option<Budget>,
+    /// Held while the kernel measures our programs.
+    measuring: Option<Measuring>,
+    /// Looking up user stacks walks every object, so it rests this many times as long as it took: with a
+    /// few objects it is done at each housekeeping, with millions it takes 2 % of the time.
+    rest: u32,
     /// When user stacks are looked up next.
     next_user_stacks: Instant,
+    /// When it is looked next which sites grow.
+    next_growth: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -185,10 +201,78 @@ impl<'a> Session<'a> {
         let mut resolver = Resolver::new(plan);
         probe.attach(&plan.config)?;
         probe.learn_caches(|name| plan.wants_cache(name))?;
+        let clock_ns = probe.clock_ns();
+        tracing::debug!(clock_ns, "what measuring adds to a run");
+        if plan.budget.is_some() && probe.measure().is_none() {
+            return Err(Failure::Cannot(NO_MEASURING.to_owned()));
+        }
         resolver.read_slab_before(plan);
         probe.start()?;
-        let history = History::new(plan.duration);
-        Ok(Self { plan, probe, resolver, history, next_user_stacks: Instant::now() })
+        let (cpus, budgeted) = (own::online_cpus(), plan.budget.is_some());
+        let rest = history::rest(plan.budget, cpus);
+        let first = reading(plan, &probe, false)?;
+        let takes_stacks = plan.config.stacks != Stacks::Off.into();
+        let mut session = Self {
+            plan,
+            probe,
+            resolver,
+            history: History::new(plan.duration, rest),
+            meter: Meter::new(first, cpus, clock_ns, budgeted),
+            budget: plan.budget.map(|limit| Budget::new(limit, takes_stacks)),
+            measuring: None,
+            rest,
+            next_user_stacks: Instant::now(),
+            next_growth: Instant::now() + GROWTH,
+        };
+        session.begin_window()?;
+        Ok(session)
+    }
+
+    /// Has the kernel measure.
+    fn begin_window(&mut self) -> Result<(), Failure> {
+        self.measuring = self.probe.measure();
+        self.meter.open(reading(self.plan, &self.probe, self.measuring.is_some())?);
+        Ok(())
+    }
+
+    /// Has it stop, and keeps the budget.
+    fn end_window(&mut self) -> Result<(), Failure> {
+        let reading = reading(self.plan, &self.probe, self.measuring.is_some())?;
+        self.measuring = None;
+        let sample = self.meter.close(reading, self.probe.run_time().runs);
+        let Some((budget, sample)) = self.budget.as_mut().zip(sample) else { return Ok(()) };
+        tracing::debug!(?sample, "cost");
+        if let Some(change) = budget.judge(&sample) {
+            self.probe.tune(change.level.tuning())?;
+            if change.level.single {
+                self.probe.detach_later();
+            }
+            say(&change.words);
+        }
+        Ok(())
+    }
+
+    /// The one or the other, and when it is due next.
+    fn next_window(&mut self) -> Result<Duration, Failure> {
+        if self.meter.is_open() {
+            self.end_window()?;
+            Ok(self.meter.pause())
+        } else {
+            self.begin_window()?;
+            Ok(self.meter.window())
+        }
+    }
+
+    /// What it cost, and what was held back.
+    fn spent(&self) -> Result<Spent, Failure> {
+        let now = reading(self.plan, &self.probe, false)?;
+        let rss = own::peak_rss_bytes(&self.plan.host);
+        let start = self.probe.start_ns();
+        Ok(Spent {
+            cost: self.meter.cost(&now, self.probe.map_bytes(), rss),
+            sampling: self.budget.as_ref().and_then(|budget| budget.sampling(start)),
+            notes: self.budget.as_ref().map(|budget| budget.notes(start)).unwrap_or_default(),
+        })
     }
 
     /// Watches until the window ends.
@@ -204,6 +288,7 @@ impl<'a> Session<'a> {
         let mut next_report = self.plan.interval.map(|interval| start + interval);
         let mut next_chores = start + HOUSEKEEPING;
         let mut next_look = start + LOOK_OUT;
+        let mut next_window = start + self.meter.window();
         loop {
             tokio::select! {
                 // In this order, so that the window's end is not put off by work.
@@ -227,6 +312,10 @@ impl<'a> Session<'a> {
                 () = tokio::time::sleep_until(next_look) => {
                     self.probe.stand_in()?;
                     next_look = TokioInstant::now() + LOOK_OUT;
+                }
+                // Before what takes long, or a window would last as long as that.
+                () = tokio::time::sleep_until(next_window) => {
+                    next_window = TokioInstant::now() + self.next_window()?;
                 }
                 () = tokio::time::sleep_until(next_point) => {
                     self.take_point()?;
@@ -258,7 +347,12 @@ impl<'a> Session<'a> {
             let before = Instant::now();
             let snapshot = self.probe.snapshot(0)?;
             self.resolver.learn_user_stacks(&snapshot, &self.probe);
-            self.next_user_stacks = Instant::now() + before.elapsed() * USER_STACKS_REST;
+            self.next_user_stacks = Instant::now() + before.elapsed() * self.rest;
+        }
+        if self.plan.config.stacks == Stacks::Auto.into() && Instant::now() >= self.next_growth {
+            let before = Instant::now();
+            self.probe.mark_growing()?;
+            self.next_growth = Instant::now() + GROWTH.max(before.elapsed() * self.rest);
         }
         Ok(())
     }
@@ -284,20 +378,36 @@ impl<'a> Session<'a> {
         let snapshot = self.snapshot()?;
         self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
-        Ok(self.report(snapshot, child))
+        self.report(snapshot, child)
     }
 
     fn final_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
         let snapshot = self.snapshot()?;
-        Ok(self.report(snapshot, child))
+        self.report(snapshot, child)
     }
 
-    fn report(&mut self, snapshot: Snapshot, child: Option<&Running>) -> Report {
+    fn report(&mut self, snapshot: Snapshot, child: Option<&Running>) -> Result<Report, Failure> {
+        let spent = self.spent()?;
         let command = child.map(Running::report);
         let points = self.history.points();
-        let evidence = self.resolver.evidence(self.plan, snapshot, points, &self.probe, command);
-        analyse::analyse(&evidence, &self.plan.options)
+        let evidence =
+            self.resolver.evidence(self.plan, snapshot, points, &self.probe, command, spent);
+        Ok(analyse::analyse(&evidence, &self.plan.options))
     }
+}
+
+/// What the counters say now.
+fn reading(plan: &Plan, probe: &Probe, measured: bool) -> Result<Reading, Failure> {
+    let run_time = probe.run_time();
+    Ok(Reading {
+        at_ns: crate::probe::now_ns(),
+        bpf_ns: run_time.nanos,
+        runs: run_time.runs,
+        events: probe.events()?,
+        user_ns: own::cpu_ns(),
+        measured,
+        always: own::measures_bpf(&plan.host),
+    })
 }
 
 /// When a report is due that is made every so often: at the same beat, however late the last was.

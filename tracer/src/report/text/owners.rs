@@ -119,11 +119,16 @@ fn place(report: &Report, row: &OwnerRow) -> Option<String> {
 
 fn numbers(rows: &[OwnerRow]) -> [Column; 4] {
     [
-        column("OBJECTS", false, rows, |row| human::count(row.outstanding_objects)),
-        column("BYTES", false, rows, |row| human::bytes(row.outstanding_bytes)),
+        column("OBJECTS", false, rows, |row| about(row, &human::count(row.outstanding_objects))),
+        column("BYTES", false, rows, |row| about(row, &human::bytes(row.outstanding_bytes))),
         column("GROWTH/S", false, rows, |row| {
             row.growth_bytes_per_s.map_or("-".into(), human::size)
         }),
         column("SHARE", false, rows, |row| human::percent(row.share)),
     ]
+}
+
+/// Marks what is scaled up from a fraction of the objects.
+fn about(row: &OwnerRow, figure: &str) -> String {
+    if row.estimated { format!("~{figure}") } else { figure.to_owned() }
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::super::ledger::Ledger;
 use super::super::sanitize::terminal;
-use super::super::{CacheRow, Command, Filter, Loss, Report, human, names};
+use super::super::{CacheRow, Command, Filter, Loss, Report, Sampling, human, names};
 use super::layout::{Page, Paint};
 
 /// Columns of the names before each line.
@@ -58,6 +58,9 @@ pub(super) fn render(report: &Report, page: &mut Page) {
         ),
         (false, None) => entry(page, Paint::Plain, "", "missed events: unknown on this kernel"),
         (false, Some(_)) => (),
+    }
+    if let Some(sampling) = &report.sampling {
+        entry(page, Paint::Warn, "sampled", &sampled(sampling));
     }
     if let Some(older) = older(&report.loss) {
         entry(page, Paint::Plain, "older", &older);
@@ -277,21 +280,36 @@ fn followed(filter: &Filter) -> Vec<String> {
 
 fn cost(report: &Report) -> String {
     let cost = &report.cost;
-    let each = match cost.bpf_ns_per_event {
-        Some(each) => {
-            let part = cost.events as f64 * each / 1e9 / report.window_s;
-            let cpu = if part.is_finite() && part >= 0.0 {
-                format!(" ({} of one CPU)", human::percent(part))
-            } else {
-                String::new()
-            };
-            format!("{each:.0} ns each{cpu}")
+    let each = cost
+        .bpf_ns_per_event
+        .map_or("time each unknown".into(), |each| format!("{each:.0} ns each"));
+    let of_machine =
+        |share: f64, of: &str| format!("{} of the machine ({of})", human::percent(share));
+    let shares = match (cost.bpf_cpu_share, cost.user_cpu_share) {
+        (Some(bpf), Some(user)) => {
+            Some(format!("{} and {} (kleak itself)", of_machine(bpf, "BPF"), human::percent(user)))
         }
-        None => "time each unknown (sysctl kernel.bpf_stats_enabled=1 measures it)".into(),
+        (Some(bpf), None) => Some(of_machine(bpf, "BPF")),
+        (None, Some(user)) => Some(of_machine(user, "kleak itself; BPF not measured")),
+        (None, None) => None,
     };
+    let memory = cost
+        .user_rss_bytes
+        .map_or_else(String::new, |bytes| format!(" and {} of kleak's own", human::bytes(bytes)));
+    let maps = format!("{} of maps{memory}", human::bytes(cost.map_bytes));
+    let events = human::counted(cost.events, "event");
+    let parts = [Some(events), Some(each), shares, Some(maps)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// What of all objects was followed.
+fn sampled(sampling: &Sampling) -> String {
+    // A power of two.
+    let each = (1.0 / sampling.fraction).round();
     format!(
-        "{}, {each}; {} of maps",
-        human::counted(cost.events, "event"),
-        human::bytes(cost.map_bytes)
+        "objects at 1 in {each} addresses are followed since {}, as {}; what is marked ~ is scaled up \
+         from them",
+        human::seconds(sampling.since_s),
+        terminal(&sampling.reason)
     )
 }
