@@ -27,9 +27,17 @@ pub struct Bucket {
 
 /// Buckets for so many objects: at 0.64 of the places in use all of them find room, in 64 bytes each.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "two ninths of a number that fits")]
 pub const fn buckets_for(objects: u32) -> u32 {
     // A bucket takes 8 bytes a key, 8 more, and 32 bytes an object: 288.
     ((objects as u64 * 2).div_ceil(9)) as u32
+}
+
+/// Objects that fit so many buckets.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "7")]
+pub const fn places_in(buckets: u32) -> u32 {
+    buckets.saturating_mul(SLOTS as u32)
 }
 
 /// What the places of an address are made from.
@@ -43,6 +51,7 @@ pub fn spread(address: u64, seed: u64) -> u64 {
 /// Index of the bucket to look at `probe`th, from 0.
 #[inline(always)]
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
 pub fn bucket_at(spread: u64, probe: u32, buckets: u32) -> u32 {
     let step = spread as u32 | 1;
     let place = ((spread >> 32) as u32).wrapping_add(probe.wrapping_mul(step));

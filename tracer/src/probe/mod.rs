@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use aya::{Ebpf, EbpfLoader};
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
-    CallPath, SIZE_SLOTS, SLOTS, Settings, Tuning, buckets_for, cgroup_source, size_slot, stacks,
+    CallPath, SIZE_SLOTS, Settings, Tuning, buckets_for, cgroup_source, places_in, size_slot,
+    stacks,
 };
 
 use self::bases::Bases;
@@ -269,7 +270,7 @@ impl Probe {
         let table = has_table(&release);
         let object = if table { OBJECT } else { OBJECT_BEFORE_5_12 };
         let buckets = buckets_for(config.max_objects);
-        let objects = if table { buckets.saturating_mul(SLOTS as u32) } else { config.max_objects };
+        let objects = if table { places_in(buckets) } else { config.max_objects };
         let mut ebpf = EbpfLoader::new()
             // Nothing is relocated against kernel types, so the kernel's BTF need not be parsed.
             .btf(None)

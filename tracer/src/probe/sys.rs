@@ -120,10 +120,11 @@ impl<T: aya::Pod> Shared<T> {
             return None;
         }
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-        // SAFETY: within the mapping (checked), whose start is a page's; any bytes are a `Pod`; volatile,
-        // as they change under us.
-        let entry =
-            unsafe { self.start.cast::<T>().add(index).as_ptr().cast_const().read_volatile() };
+        // SAFETY: within the mapping (checked).
+        let entry = unsafe { self.start.cast::<T>().add(index) };
+        // SAFETY: aligned, as the mapping begins a page; any bytes are a `Pod`; volatile, as they change
+        // under us.
+        let entry = unsafe { entry.read_volatile() };
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
         Some(entry)
     }
