@@ -4,7 +4,7 @@ use aya::maps::HashMap as BpfHashMap;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    Error, Probe, objects,
+    Error, Probe,
     read::{map_error, missing},
 };
 
@@ -14,14 +14,13 @@ const MOST: usize = 64;
 const LEAST: u64 = 64;
 
 impl Probe {
-    /// Looks which sites have grown since it last looked, and marks them. A site that only gives out and
-    /// takes back costs fewer stacks so, and one that leaks gets enough to tell its paths apart.
+    /// Marks the sites that have grown since the last time, by their outstanding objects now. A site that
+    /// only gives out and takes back costs fewer stacks so, and one that leaks gets enough to tell its
+    /// paths apart.
     ///
-    /// Errors: a map cannot be read or written.
-    pub fn mark_growing(&mut self) -> Result<(), Error> {
-        let mut now: HashMap<u64, u64> = HashMap::new();
-        objects::each(&self.ebpf, |_, object| *now.entry(object.site).or_insert(0) += 1)?;
-        let growing = growing(&self.outstanding, &now);
+    /// Errors: a map cannot be written.
+    pub fn mark_growing(&mut self, now: &HashMap<u64, u64>) -> Result<(), Error> {
+        let growing = growing(&self.outstanding, now);
         let map = self.ebpf.map_mut("GROWING").ok_or_else(|| missing("GROWING"))?;
         let mut map: BpfHashMap<_, u64, u8> =
             BpfHashMap::try_from(map).map_err(|error| map_error("GROWING", &error))?;
@@ -33,7 +32,7 @@ impl Probe {
             map.insert(site, 1, 0).map_err(|error| map_error("GROWING", &error))?;
         }
         self.growing = growing;
-        self.outstanding = now;
+        self.outstanding.clone_from(now);
         Ok(())
     }
 }

@@ -21,14 +21,17 @@ mod types;
 
 use std::path::{Path, PathBuf};
 
-use aya::{Ebpf, EbpfLoader};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+};
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
     CallPath, SIZE_SLOTS, Settings, Tuning, buckets_for, cgroup_source, places_in, size_slot,
     stacks,
 };
 
-use self::bases::Bases;
+use self::{bases::Bases, objects::Objects};
 use crate::host::{
     Host,
     cgroup::{CgroupLayout, MemoryVersion},
@@ -200,6 +203,8 @@ impl Config {
 /// The kernel side, loaded and (after [`Probe::attach`]) attached.
 pub struct Probe {
     ebpf: Ebpf,
+    objects: Objects,
+    cgroup_events: RingBuf<MapData>,
     layout: Layout,
     links: attach::Links,
     cpus: usize,
@@ -302,9 +307,16 @@ impl Probe {
             .map_err(|error| refused("kleak's maps", &error))?;
         attach::load_programs(&mut ebpf, config, &layout)?;
         let map_bytes = read::map_memory(&ebpf, config);
+        let objects = Objects::open(&ebpf)?;
+        let cgroup_events =
+            ebpf.take_map("CGROUP_EVENTS").ok_or_else(|| read::missing("CGROUP_EVENTS"))?;
+        let cgroup_events = RingBuf::try_from(cgroup_events)
+            .map_err(|error| read::map_error("CGROUP_EVENTS", &error))?;
         let cpus = aya::util::nr_cpus().map_or(1, |count| count.max(1));
         Ok(Self {
             ebpf,
+            objects,
+            cgroup_events,
             layout,
             links: attach::Links::default(),
             cpus,

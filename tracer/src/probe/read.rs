@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
     Ebpf,
-    maps::{HashMap as BpfHashMap, Map, PerCpuArray, Queue, RingBuf},
+    maps::{HashMap as BpfHashMap, Map, PerCpuArray, Queue},
 };
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{
@@ -15,7 +15,7 @@ use kleak_common::{
 
 use super::{
     BYTES_IN_HASH, BYTES_PER_STACK, CGROUP_EVENT_BYTES, Config, Error, MAX_SITES, Probe, Stacks,
-    objects, sys,
+    sys,
 };
 use crate::snapshot::{BIRTH_SLICES, GroupKey, SiteFacts, Snapshot};
 
@@ -164,7 +164,7 @@ impl Probe {
         let slice = (end.saturating_sub(start) / BIRTH_SLICES as u64).max(1);
         let youngest = end.saturating_sub(min_age_ns);
         let pages = self.sites_of_pages()?;
-        objects::each(&self.ebpf, |address, object| {
+        self.objects.each(&self.ebpf, |address, object| {
             if self.deferred.get(&address).is_some_and(|&freed| object.born_ns < freed) {
                 return;
             }
@@ -408,9 +408,7 @@ impl Probe {
     /// Takes the cgroup events that wait.
     pub fn cgroup_changes(&mut self) -> Vec<CgroupChange> {
         let mut changes = Vec::new();
-        let Some(map) = self.ebpf.map_mut("CGROUP_EVENTS") else { return changes };
-        let Ok(mut ring) = RingBuf::try_from(map) else { return changes };
-        while let Some(item) = ring.next() {
+        while let Some(item) = self.cgroup_events.next() {
             changes.extend(change(&item));
         }
         changes

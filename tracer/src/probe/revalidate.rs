@@ -11,7 +11,7 @@ use aya::{
 use hashbrown::HashMap;
 use kleak_common::{Site, kind, lies_in};
 
-use super::{Error, Probe, objects, read, sys};
+use super::{Error, Probe, read, sys};
 
 /// Objects younger than this are left alone: what was handed to RCU may wait so long.
 const SETTLED_NS: u64 = 6_000_000_000;
@@ -65,7 +65,7 @@ impl Probe {
         .map_err(|error| read::map_error("SITES", &error))?;
         let before = read::now_ns().saturating_sub(SETTLED_NS);
         let mut suspects = Vec::new();
-        objects::each(&self.ebpf, |address, object| {
+        self.objects.each(&self.ebpf, |address, object| {
             let Some(&slab) = slabs.get(&object.site) else { return };
             if object.born_ns < before
                 && self.follows(address, kind::CACHE)

@@ -37,9 +37,6 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often it is looked whether the kernel has skipped an event: what it skips until then is lost.
 const LOOK_OUT: Duration = Duration::from_millis(20);
 
-/// How often it is looked which sites grow.
-const GROWTH: Duration = Duration::from_millis(200);
-
 /// Without it nobody knows what is to be kept under the budget.
 const NO_MEASURING: &str = "--budget needs the kernel to measure BPF programs (BPF_ENABLE_STATS, from 5.8), \
     which takes root or the capability SYS_ADMIN; run as root, or without --budget";
@@ -185,13 +182,13 @@ struct Session<'a> {
     budget: Option<Budget>,
     /// Held while the kernel measures our programs.
     measuring: Option<Measuring>,
-    /// Looking up user stacks walks every object, so it rests this many times as long as it took: with a
-    /// few objects it is done at each housekeeping, with millions it takes 2 % of the time.
+    /// Looking walks every object, so it rests this many times as long as it took: with a few objects it
+    /// is done at each housekeeping, with millions it takes 2 % of the time.
     rest: u32,
-    /// When user stacks are looked up next.
-    next_user_stacks: Instant,
-    /// When it is looked next which sites grow.
-    next_growth: Instant,
+    /// When what is held is looked at next.
+    next_look: Instant,
+    /// Events there had been when it was looked at last.
+    looked_at: u64,
 }
 
 impl<'a> Session<'a> {
@@ -221,8 +218,8 @@ impl<'a> Session<'a> {
             budget: plan.budget.map(|limit| Budget::new(limit, takes_stacks)),
             measuring: None,
             rest,
-            next_user_stacks: Instant::now(),
-            next_growth: Instant::now() + GROWTH,
+            next_look: Instant::now(),
+            looked_at: 0,
         };
         session.begin_window()?;
         Ok(session)
@@ -343,24 +340,37 @@ impl<'a> Session<'a> {
         let host = &self.plan.host;
         self.probe
             .prune_family(|key| matches!(process::live(host, key.tgid, key.start_ns), Ok(false)))?;
-        if self.plan.config.user_stacks && Instant::now() >= self.next_user_stacks {
-            let before = Instant::now();
-            let snapshot = self.probe.snapshot(0)?;
-            self.resolver.learn_user_stacks(&snapshot, &self.probe);
-            self.next_user_stacks = Instant::now() + before.elapsed() * self.rest;
-        }
-        if self.plan.config.stacks == Stacks::Auto.into() && Instant::now() >= self.next_growth {
-            let before = Instant::now();
-            self.probe.mark_growing()?;
-            self.next_growth = Instant::now() + GROWTH.max(before.elapsed() * self.rest);
+        let looks = self.plan.config.user_stacks || self.samples_stacks();
+        if looks && Instant::now() >= self.next_look && self.probe.events()? != self.looked_at {
+            drop(self.look()?);
         }
         Ok(())
     }
 
-    fn take_point(&mut self) -> Result<(), Failure> {
+    fn samples_stacks(&self) -> bool {
+        self.plan.config.stacks == Stacks::Auto.into()
+    }
+
+    /// Looks at what is held now, for what cannot wait for the report: user stacks, while their processes
+    /// live, and which sites grow, which more stacks are to be taken of. Also how long that took.
+    fn look(&mut self) -> Result<(Snapshot, Duration), Failure> {
         let before = Instant::now();
+        self.looked_at = self.probe.events()?;
         let snapshot = self.probe.snapshot(0)?;
-        self.history.add(&snapshot, before.elapsed());
+        if self.plan.config.user_stacks {
+            self.resolver.learn_user_stacks(&snapshot, &self.probe);
+        }
+        if self.samples_stacks() {
+            self.probe.mark_growing(&snapshot.outstanding)?;
+        }
+        let took = before.elapsed();
+        self.next_look = Instant::now() + took * self.rest;
+        Ok((snapshot, took))
+    }
+
+    fn take_point(&mut self) -> Result<(), Failure> {
+        let (snapshot, took) = self.look()?;
+        self.history.add(&snapshot, took);
         Ok(())
     }
 
