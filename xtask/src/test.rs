@@ -60,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace, with_lint: bool, with_vm: bool) -> Resu
         }
     }
     if with_vm {
-        match vm::run(workspace, &VmArgs::default()) {
+        match vm::run(workspace, &VmArgs::brief()) {
             Ok(cells) => {
                 total.add(&cells);
                 if cells.failed > 0 {

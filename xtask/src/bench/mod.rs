@@ -2,8 +2,8 @@
 //! same run.
 //!
 //! The machine's own drift is larger than the differences sought, so the tracers take turns within
-//! each round, every one is compared with the untraced run of its own round, and the median over
-//! the rounds is what counts.
+//! each round, every one is compared with the untraced runs just before and after it, and the median
+//! over the rounds is what counts.
 
 mod check;
 mod compile;
@@ -30,7 +30,7 @@ use self::{
     memleak::Memleak,
     plan::{Group, Tracer, Work},
     programs::Programs,
-    report::{Measured, Report, Samples},
+    report::{Measured, Report, Sample, Samples},
 };
 use crate::{
     apt::is_root,
@@ -40,7 +40,7 @@ use crate::{
 };
 
 const ROUNDS: u32 = 5;
-const ROUNDS_QUICK: u32 = 3;
+const ROUNDS_QUICK: u32 = 2;
 const PAIRS: u64 = 120_000;
 const PAIRS_QUICK: u64 = 40_000;
 
@@ -49,7 +49,7 @@ const CANNOT: i32 = 3;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// How often everything is measured [default: 5, with --quick 3]
+    /// How often everything is measured [default: 5, with --quick 2]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Allocations, each with its free, in one measurement [default: 120000, with --quick 40000]
@@ -226,22 +226,31 @@ fn measure(group: &mut Group, rounds: u32, programs: &mut Programs) -> Result<Me
         say::warning("bench", &format!("memleak is left out: {error:#}"));
         programs.memleak = None;
     }
+    let programs = &*programs;
+    let mut without_memleak = programs.memleak.is_none();
+    let untraced = || programs.measure(Tracer::None, group.filter, &group.workloads);
+    let mut before = untraced()?;
     for round in 0..rounds {
         say::step("bench", &format!("{}: round {} of {rounds}", group.name, round + 1));
         for index in plan::order(round, group.tracers.len()) {
             let tracer = group.tracers[index];
-            if tracer == Tracer::Memleak && programs.memleak.is_none() {
+            if tracer == Tracer::None || without_memleak && tracer == Tracer::Memleak {
                 continue;
             }
             match programs.measure(tracer, group.filter, &group.workloads) {
                 Ok(values) => {
-                    for (all, value) in samples[index].iter_mut().zip(values) {
-                        all.push(value);
+                    let after = untraced()?;
+                    for (workload, value) in values.into_iter().enumerate() {
+                        let (before, after) = (before[workload], after[workload]);
+                        let base = f64::midpoint(before, after);
+                        samples[index][workload].push(Sample { value, base });
+                        samples[0][workload].push(Sample { value: after, base: after });
                     }
+                    before = after;
                 }
                 Err(error) if tracer == Tracer::Memleak => {
                     say::warning("bench", &format!("memleak is left out: {error:#}"));
-                    programs.memleak = None;
+                    without_memleak = true;
                     samples[index] = vec![Vec::new(); group.workloads.len()];
                 }
                 Err(error) => return Err(error).with_context(|| tracer.name()),

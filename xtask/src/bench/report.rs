@@ -48,12 +48,20 @@ pub(super) struct OfWorkload {
 pub(super) struct Row {
     pub(super) mode: &'static str,
     pub(super) value: Spread,
-    /// Over the untraced runs, round by round.
+    /// Over the untraced runs just before and after.
     pub(super) added: Spread,
     pub(super) slowdown_percent: Spread,
     /// Added, in shares of what memleak adds to the same workload.
     pub(super) of_memleak: Option<f64>,
-    pub(super) samples: Vec<f64>,
+    pub(super) samples: Vec<Sample>,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Sample {
+    pub(super) value: f64,
+    /// Half of what the untraced runs just before and after add up to.
+    pub(super) base: f64,
 }
 
 impl OfWorkload {
@@ -68,8 +76,9 @@ impl Report {
     }
 }
 
-/// Samples of one group: by tracer, by workload, by round. A tracer without any was not measured.
-pub(super) type Samples = Vec<Vec<Vec<f64>>>;
+/// Samples of one group: by tracer, of which the first is none, by workload, in the order in which they
+/// were taken. A tracer without any was not measured.
+pub(super) type Samples = Vec<Vec<Vec<Sample>>>;
 
 pub(super) fn measured(group: &Group, samples: &Samples) -> Measured {
     let workloads = group.workloads.iter().enumerate().map(|(index, workload)| OfWorkload {
@@ -93,20 +102,15 @@ pub(super) fn measured(group: &Group, samples: &Samples) -> Measured {
 
 fn rows(tracers: &[Tracer], samples: &Samples, workload: usize) -> Vec<Row> {
     let of = |tracer: usize| samples[tracer].get(workload).filter(|own| !own.is_empty());
-    let untraced = tracers.iter().position(|&tracer| tracer == Tracer::None);
-    let Some(base) = untraced.and_then(of) else { return Vec::new() };
     let measured = tracers.iter().enumerate().filter_map(|(at, tracer)| Some((tracer, of(at)?)));
     let mut rows = Vec::new();
     for (tracer, own) in measured {
-        let compared = |by: fn(f64, f64) -> f64| {
-            let all: Vec<f64> = own.iter().zip(base).map(|(&own, &base)| by(own, base)).collect();
-            Spread::of(&all)
-        };
+        let spread = |of: fn(&Sample) -> f64| Spread::of(&own.iter().map(of).collect::<Vec<_>>());
         rows.push(Row {
             mode: tracer.name(),
-            value: Spread::of(own),
-            added: compared(|own, base| own - base),
-            slowdown_percent: compared(|own, base| (own / base - 1.0) * 100.0),
+            value: spread(|sample| sample.value),
+            added: spread(|sample| sample.value - sample.base),
+            slowdown_percent: spread(|sample| (sample.value / sample.base - 1.0) * 100.0),
             of_memleak: None,
             samples: own.clone(),
         });
@@ -130,7 +134,7 @@ pub(super) fn report(
 ) -> Report {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
     Report {
-        schema: "kleak.bench/2",
+        schema: "kleak.bench/3",
         unix_time_s: now.as_secs(),
         kernel: kernel(),
         cpus: std::thread::available_parallelism().map_or(0, Into::into),
@@ -177,7 +181,10 @@ pub(super) mod tests {
         let group = group.as_mut().unwrap();
         group.workloads.retain(|found| found.name == workload);
         group.tracers = samples.iter().map(|(tracer, _)| *tracer).collect();
-        let samples = samples.iter().map(|(_, own)| vec![own.to_vec()]).collect();
+        let base = samples[0].1;
+        let pair = |(&value, &base): (&f64, &f64)| Sample { value, base };
+        let samples = samples.iter().map(|(_, own)| vec![own.iter().zip(base).map(pair).collect()]);
+        let samples = samples.collect();
         report(1, 1, 256, Some("0.37".to_owned()), vec![measured(group, &samples)])
     }
 

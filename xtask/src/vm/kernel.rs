@@ -32,6 +32,14 @@ pub(super) const ALL: [Series; 5] = [
     Series { name: "7.2", suites: &["trixie-backports", "sid"], memory_v1: false },
 ];
 
+impl Series {
+    /// Whether it is the oldest or the newest.
+    pub(super) fn is_end(&self) -> bool {
+        ALL.first().is_some_and(|first| first.name == self.name)
+            || ALL.last().is_some_and(|last| last.name == self.name)
+    }
+}
+
 /// The small flavour, for virtual machines.
 const FLAVOUR: &str = "-cloud-amd64";
 const IMAGE: &str = "linux-image-";

@@ -26,7 +26,7 @@ use kernel::Kernel;
 use outcome::Cell;
 use plan::{Planned, Variant};
 use qemu::{Accelerator, End, Machine};
-use suite::Check;
+use suite::{Brief, Check};
 
 /// The packages of Debian and Ubuntu that have what this runs.
 const NEEDED: [&str; 9] = [
@@ -63,6 +63,10 @@ pub(crate) struct VmArgs {
     /// Only tests with one of these in their names
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     filter: Vec<String>,
+    /// Of each check only what a change is most likely to break, and most checks on the oldest and the
+    /// newest kernel only: ten minutes instead of half an hour on two emulated processors
+    #[arg(long, conflicts_with_all = ["check", "filter"])]
+    brief: bool,
     /// Boot the first of the machines to a shell, with kleak and the tests in /kleak
     #[arg(long)]
     shell: bool,
@@ -131,6 +135,13 @@ fn tell(label: &str, cell: &Cell, tally: &mut Tally) {
     }
 }
 
+impl VmArgs {
+    /// The short matrix.
+    pub(crate) fn brief() -> Self {
+        Self { brief: true, ..Self::default() }
+    }
+}
+
 impl<'a> Matrix<'a> {
     fn prepare(workspace: &Workspace, args: &'a VmArgs, planned: &[Planned]) -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
@@ -153,6 +164,7 @@ impl<'a> Matrix<'a> {
         };
         let checks = suite::CHECKS.into_iter().filter(named).collect::<Vec<_>>();
         let programs = suite::build(workspace, &checks)?;
+        suite::ensure_found(&programs, &checks, args.brief)?;
         // Apart from each other: a shell may be open while the matrix runs.
         let work = workspace.target.join(if args.shell { "vm-shell" } else { "vm" });
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
@@ -220,8 +232,12 @@ impl<'a> Matrix<'a> {
         let whole = planned.variant == Variant::CgroupV2;
         // A check that is asked for by name is run wherever.
         let all = whole || !self.args.check.is_empty();
-        let checks = self.checks.iter().filter(|check| all || check.in_variants);
-        checks.map(|check| check.name).collect()
+        let end = whole && planned.series.is_end();
+        let due = |check: &&Check| {
+            (all || check.in_variants)
+                && (!self.args.brief || end || matches!(check.brief, Brief::Everywhere(_)))
+        };
+        self.checks.iter().filter(due).map(|check| check.name).collect()
     }
 
     fn try_cells_of(&self, planned: Planned) -> Result<Vec<Cell>> {
@@ -261,7 +277,8 @@ impl<'a> Matrix<'a> {
         .map(|(name, value)| (name.to_owned(), value));
         let filters = self.checks.iter().map(|check| {
             let asked = self.args.filter.join(" ");
-            let filters = if asked.is_empty() { check.only.join(" ") } else { asked };
+            let own = check.tests(self.args.brief).join(" ");
+            let filters = if asked.is_empty() { own } else { asked };
             (format!("FILTERS_{}", check.name), filters)
         });
         let settings = settings.into_iter().chain(filters).collect();
