@@ -10,8 +10,8 @@ use std::{
 
 /// Names the first of the objects; the other lies beside it.
 const OBJECT: &str = "KLEAK_BPF_OBJECT";
-/// For kernels from 5.12 on, and for those before.
-const FILES: [&str; 2] = ["kleak.bpf.o", "kleak-before-5.12.bpf.o"];
+/// For kernels from 5.17 on, and for those before.
+const FILES: [&str; 2] = ["kleak.bpf.o", "kleak-before-5.17.bpf.o"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,4 +1,4 @@
-//! The table of outstanding objects of kernels that have compare-and-exchange (5.12 and later): buckets
+//! The table of outstanding objects of kernels that have what it takes (5.17 and later): buckets
 //! of keys in one array map, objects in another. Half of what BPF's own hash takes in memory and time,
 //! and user space reads it in place.
 

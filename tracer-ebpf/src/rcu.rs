@@ -1,6 +1,8 @@
 //! Frees that no tracepoint shows, at the entry of the kernel's functions: objects handed to RCU,
 //! which frees them in batches, and bulk frees. Not every kernel lets us there: user space tries.
 
+#[cfg(feature = "table")]
+use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::bpf_ktime_get_ns,
@@ -62,24 +64,71 @@ pub(crate) fn queued<const ROW: u32>(address: u64, state: &mut CpuState) {
     }
 }
 
+/// A bulk free.
+struct Batch {
+    cache: u64,
+    count: u64,
+    /// Address of an array of the objects' addresses.
+    objects: u64,
+}
+
 /// `kmem_cache_free_bulk(cache, count, objects)`. Those that came from RCU are gone from the table
 /// already.
 #[inline(always)]
 pub(crate) fn bulk<const ROW: u32>(ctx: &impl Arguments, state: &mut CpuState) {
-    let (cache, count, objects) = (ctx.argument(0), ctx.argument(1), ctx.argument(2));
-    if count > BULK {
-        state.tally[ROW as usize].lost_bulk_frees += count - BULK;
+    let batch = Batch { cache: ctx.argument(0), count: ctx.argument(1), objects: ctx.argument(2) };
+    if batch.count > BULK {
+        state.tally[ROW as usize].lost_bulk_frees += batch.count - BULK;
     }
+    each::<ROW>(&batch, state);
+}
+
+/// Deals with one of them; `false` if the others cannot be read either.
+#[inline(always)]
+fn one<const ROW: u32>(batch: &Batch, index: u64, state: &mut CpuState) -> bool {
+    let Ok(address) = read::<u64>(batch.objects, index as u32 * 8) else {
+        state.tally[ROW as usize].failed_reads += 1;
+        return false;
+    };
+    if fraction::takes_object(address) {
+        ledger::forget::<ROW>(address, batch.cache, state);
+    }
+    true
+}
+
+#[cfg(not(feature = "table"))]
+#[inline(always)]
+fn each<const ROW: u32>(batch: &Batch, state: &mut CpuState) {
     for index in 0..BULK {
-        if index >= count {
+        if index >= batch.count || !one::<ROW>(batch, index, state) {
             break;
         }
-        let Ok(address) = read::<u64>(objects, index as u32 * 8) else {
-            state.tally[ROW as usize].failed_reads += 1;
-            return;
-        };
-        if fraction::takes_object(address) {
-            ledger::forget::<ROW>(address, cache, state);
-        }
     }
+}
+
+/// By `bpf_loop()`, which has the verifier see one turn only: so many of them, each of which looks into the
+/// table, are too many for it (1,000,000 instructions on 6.12, 8,192 jumps before).
+#[cfg(feature = "table")]
+#[inline(always)]
+fn each<const ROW: u32>(batch: &Batch, _: &mut CpuState) {
+    let turns = if batch.count < BULK { batch.count } else { BULK };
+    let turn: unsafe extern "C" fn(u64, *const Batch) -> u64 = turn::<ROW>;
+    // SAFETY: the batch outlives the call, and the function takes what the helper gives it.
+    let _ = unsafe {
+        bpf_loop(turns as u32, turn as *mut _, core::ptr::from_ref(batch).cast_mut().cast(), 0)
+    };
+}
+
+/// What `bpf_loop()` calls: 0 to go on.
+///
+/// # Safety
+///
+/// `batch` is a [`Batch`] that lives.
+#[cfg(feature = "table")]
+#[inline(never)]
+unsafe extern "C" fn turn<const ROW: u32>(index: u64, batch: *const Batch) -> u64 {
+    let Some(state) = crate::maps::cpu() else { return 1 };
+    // SAFETY: by this function's own condition.
+    let batch = unsafe { &*batch };
+    u64::from(!one::<ROW>(batch, index, state))
 }

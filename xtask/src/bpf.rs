@@ -25,28 +25,29 @@ const TARGET: &str =
     if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
 
 /// What the programs are built for. The instruction set v3 has compare-and-exchange, which kernels before
-/// 5.12 refuse to load, reached or not, and LLVM then also picks atomic forms that they do not know.
+/// 5.12 refuse to load, reached or not, and LLVM then also picks atomic forms that they do not know. Loops
+/// over objects in the table are too much for the verifiers that have it, and take `bpf_loop()`, so 5.17.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variant {
-    /// 5.12 and later.
+    /// 5.17 and later.
     Usual,
-    Before5_12,
+    Before5_17,
 }
 
 impl Variant {
-    const ALL: [Self; 2] = [Self::Usual, Self::Before5_12];
+    const ALL: [Self; 2] = [Self::Usual, Self::Before5_17];
 
     fn cpu(self) -> &'static str {
         match self {
             Self::Usual => "v3",
-            Self::Before5_12 => "v2",
+            Self::Before5_17 => "v2",
         }
     }
 
     fn features(self) -> &'static [&'static str] {
         match self {
             Self::Usual => &["--features", "table"],
-            Self::Before5_12 => &[],
+            Self::Before5_17 => &[],
         }
     }
 
@@ -54,14 +55,14 @@ impl Variant {
     fn target(self, workspace: &Workspace) -> PathBuf {
         match self {
             Self::Usual => workspace.bpf_target(),
-            Self::Before5_12 => workspace.bpf_target().join("before-5.12"),
+            Self::Before5_17 => workspace.bpf_target().join("before-5.17"),
         }
     }
 
     fn object(self, workspace: &Workspace) -> PathBuf {
         match self {
             Self::Usual => workspace.bpf_object(),
-            Self::Before5_12 => workspace.bpf_object().with_file_name("kleak-before-5.12.bpf.o"),
+            Self::Before5_17 => workspace.bpf_object().with_file_name("kleak-before-5.17.bpf.o"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! In BPF's own hash, for kernels before 5.12, which have no compare-and-exchange.
+//! In BPF's own hash, for kernels before 5.17, which lack what the table takes.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
 use kleak_common::{CpuState, Object};

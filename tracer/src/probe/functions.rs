@@ -201,7 +201,10 @@ fn called(ebpf: &Ebpf) -> Result<(), String> {
 /// The root of an error: what the kernel answered, if it did, in a few words.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut root = error;
-    while let Some(source) = root.source() {
+    loop {
+        // A refused program's has what the verifier said.
+        tracing::debug!(error = %root, "function programs");
+        let Some(source) = root.source() else { break };
         root = source;
     }
     let text = root.to_string();

@@ -50,9 +50,9 @@ pub use self::{
 
 /// The BPF object; empty in a build without the BPF tool chain. Aligned, as its parser casts.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak.bpf.o"));
-/// The same for kernels before 5.12.
-static OBJECT_BEFORE_5_12: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak-before-5.12.bpf.o"));
+/// The same for kernels before 5.17.
+static OBJECT_BEFORE_5_17: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kleak-before-5.17.bpf.o"));
 
 /// Sites the kernel side holds at once.
 pub const MAX_SITES: u32 = 16_384;
@@ -273,7 +273,7 @@ impl Probe {
         let allocations = config.scope == Scope::Allocations;
         let few = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
         let table = has_table(&release);
-        let object = if table { OBJECT } else { OBJECT_BEFORE_5_12 };
+        let object = if table { OBJECT } else { OBJECT_BEFORE_5_17 };
         let buckets = buckets_for(config.max_objects);
         let objects = if table { places_in(buckets) } else { config.max_objects };
         let mut ebpf = EbpfLoader::new()
@@ -381,11 +381,11 @@ impl Probe {
     }
 }
 
-/// Whether this kernel has compare-and-exchange, which the table takes (5.12, `kernel/bpf/verifier.c`). Of
-/// an unknown release the worst is assumed.
+/// Whether this kernel has compare-and-exchange (5.12, `kernel/bpf/verifier.c`) and `bpf_loop()` (5.17,
+/// `kernel/bpf/bpf_iter.c`), which the table takes. Of an unknown release the worst is assumed.
 fn has_table(release: &str) -> bool {
     let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
-    numbers.next().zip(numbers.next()).is_some_and(|version| version >= (5, 12))
+    numbers.next().zip(numbers.next()).is_some_and(|version| version >= (5, 17))
 }
 
 /// Bytes of kernel memory that an outstanding object takes on this kernel. Used to choose
