@@ -4,7 +4,7 @@
 //! An event that arrives while its program runs on that CPU is skipped by the kernel, which counts it: an
 //! interrupt's, on top of the program. A second program catches it, and more than doubles the cost of every
 //! event, as a tracepoint calls one program directly and several through a list. So the later programs of
-//! a chain stand by until the kernel has skipped an event, unless exactness is worth more than time.
+//! a chain stand by until the kernel has skipped some events, unless exactness is worth more than time.
 
 use std::{os::fd::AsFd as _, time::Duration};
 
@@ -181,6 +181,11 @@ impl Links {
     }
 }
 
+/// Events that the kernel may skip, of each kind, before more than one program is called for each: the second
+/// costs as much as finding an object does. Only what comes in an interrupt is skipped (before 7.0, where
+/// nobody stands by), so that nothing that a process does itself is among them.
+const TOLERATED: u64 = 32;
+
 /// Events that the kernel has skipped a program for.
 fn skips(ebpf: &Ebpf, name: &str) -> u64 {
     let program = ebpf.program(name).and_then(|program| program.fd().ok());
@@ -239,7 +244,7 @@ impl Probe {
         for chain in frees.chain(allocations).collect::<Vec<_>>() {
             let link = attach(&mut self.ebpf, chain.first, chain.event)?;
             self.links.of(&chain).push(link);
-            if config.exact {
+            if config.exact || self.layout.preemptible {
                 self.links.chained |= 1 << chain.kind();
                 self.complete(&chain)?;
             } else {
@@ -249,8 +254,8 @@ impl Probe {
         Ok(())
     }
 
-    /// Attaches the later programs of those chains whose first the kernel has skipped an event for. What
-    /// was skipped until then is lost, and counted.
+    /// Attaches the later programs of those chains whose first the kernel has skipped more than a few
+    /// events for. What was skipped until then is lost, and counted.
     ///
     /// Errors: the kernel refused a program.
     pub fn stand_in(&mut self) -> Result<(), Error> {
@@ -258,7 +263,7 @@ impl Probe {
             .links
             .standby
             .iter()
-            .filter(|chain| skips(&self.ebpf, chain.first) > 0)
+            .filter(|chain| skips(&self.ebpf, chain.first) > TOLERATED)
             .map(Chain::kind)
             .collect();
         let standby = std::mem::take(&mut self.links.standby);

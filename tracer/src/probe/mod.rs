@@ -218,8 +218,8 @@ pub struct Probe {
     /// Whether it has been walked to its end.
     caches_known: bool,
     free_mode: FreeMode,
-    /// Outstanding objects by site when it was last looked which grow, and which did.
-    outstanding: HashMap<u64, u64>,
+    /// Most objects that sites were seen to hold, and which of them hold more than ever.
+    most_held: HashMap<u64, u64>,
     growing: HashSet<u64>,
     /// Objects by site that were found freed when asked about.
     found_freed: HashMap<u64, u64>,
@@ -327,7 +327,7 @@ impl Probe {
             slab_caches: bases.map(|bases| bases.caches),
             caches_known: false,
             free_mode: FreeMode { following: Following::Tracepoints, obstacle: None },
-            outstanding: HashMap::new(),
+            most_held: HashMap::new(),
             growing: HashSet::new(),
             found_freed: HashMap::new(),
             follow_family: config.follow_family,

@@ -361,7 +361,7 @@ impl<'a> Session<'a> {
             self.resolver.learn_user_stacks(&snapshot, &self.probe);
         }
         if self.samples_stacks() {
-            self.probe.mark_growing(&snapshot.outstanding)?;
+            self.probe.mark_growing(&snapshot)?;
         }
         let took = before.elapsed();
         self.next_look = Instant::now() + took * self.rest;

@@ -87,8 +87,8 @@ mod tests {
         *,
     };
 
-    const KLEAK_AUTO: Tracer = Tracer::Kleak { stacks: "auto" };
-    const KLEAK_ALL: Tracer = Tracer::Kleak { stacks: "all" };
+    const KLEAK_AUTO: Tracer = Tracer::Kleak { stacks: "auto", all: false };
+    const KLEAK_ALL: Tracer = Tracer::Kleak { stacks: "all", all: false };
 
     fn of_pairs(empty: f64, auto: f64, all: f64, memleak: f64) -> Vec<String> {
         nonsense(&made_up(

@@ -11,20 +11,25 @@ pub(super) enum Tracer {
     EmptyPrograms,
     Kleak {
         stacks: &'static str,
+        /// With all programs attached, which otherwise stand by until the kernel has skipped some events: in
+        /// which of a bench's rounds it has is chance.
+        all: bool,
     },
     Memleak,
 }
 
 impl Tracer {
-    const AUTO: Self = Self::Kleak { stacks: "auto" };
-    const ALL: Self = Self::Kleak { stacks: "all" };
-    const OFF: Self = Self::Kleak { stacks: "off" };
+    const AUTO: Self = Self::Kleak { stacks: "auto", all: false };
+    const NO_STANDBY: Self = Self::Kleak { stacks: "auto", all: true };
+    const ALL: Self = Self::Kleak { stacks: "all", all: false };
+    const OFF: Self = Self::Kleak { stacks: "off", all: false };
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::None => "untraced",
             Self::EmptyPrograms => "empty programs",
-            Self::Kleak { stacks } => match stacks.as_bytes() {
+            Self::Kleak { all: true, .. } => "kleak, all programs",
+            Self::Kleak { stacks, .. } => match stacks.as_bytes() {
                 b"auto" => "kleak --stacks auto",
                 b"all" => "kleak --stacks all",
                 _ => "kleak --stacks off",
@@ -99,6 +104,7 @@ pub(super) fn groups(quick: bool) -> Vec<Group> {
             Tracer::None,
             Tracer::EmptyPrograms,
             Tracer::AUTO,
+            Tracer::NO_STANDBY,
             Tracer::ALL,
             Tracer::OFF,
             Tracer::Memleak,
@@ -115,7 +121,13 @@ pub(super) fn groups(quick: bool) -> Vec<Group> {
         name: "macro",
         unit: Unit::Seconds,
         filter: Filter::All,
-        tracers: vec![Tracer::None, Tracer::EmptyPrograms, Tracer::AUTO, Tracer::Memleak],
+        tracers: vec![
+            Tracer::None,
+            Tracer::EmptyPrograms,
+            Tracer::AUTO,
+            Tracer::NO_STANDBY,
+            Tracer::Memleak,
+        ],
         workloads: if quick {
             vec![spawn(200)]
         } else {

@@ -90,11 +90,15 @@ impl Programs {
             Tracer::EmptyPrograms => {
                 Attached::Silent(Watching::start(Command::new(&self.empty), ATTACHED)?)
             }
-            Tracer::Kleak { stacks } => {
+            Tracer::Kleak { stacks, all } => {
                 let mut command = Command::new(&self.kleak);
                 command.args(["trace", "--stacks", stacks]);
                 if let Filter::Class(bytes) = filter {
                     command.args(["--size", &bytes.to_string()]);
+                }
+                if all {
+                    // A condition is a reason for it not to wait; this one never holds.
+                    command.args(["--fail-on", "objects>1000000000000"]);
                 }
                 // The end that it has of its own is for a bench that was killed.
                 command.args(["--duration", "600s", "--format", "json", "-o", "/dev/null"]);

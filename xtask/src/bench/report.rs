@@ -195,7 +195,7 @@ pub(super) mod tests {
             super::super::plan::IN_CLASS,
             &[
                 (Tracer::None, &[500.0, 600.0, 700.0]),
-                (Tracer::Kleak { stacks: "auto" }, &[510.0, 620.0, 730.0]),
+                (Tracer::Kleak { stacks: "auto", all: false }, &[510.0, 620.0, 730.0]),
                 (Tracer::Memleak, &[700.0, 800.0, 900.0]),
                 (Tracer::EmptyPrograms, &[]),
             ],

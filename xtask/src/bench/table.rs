@@ -66,7 +66,7 @@ mod tests {
     fn columns_line_up() {
         let samples: [(_, &[f64]); 3] = [
             (Tracer::None, &[497.04]),
-            (Tracer::Kleak { stacks: "auto" }, &[1400.0]),
+            (Tracer::Kleak { stacks: "auto", all: false }, &[1400.0]),
             (Tracer::Memleak, &[12400.0]),
         ];
         let micro = lines(&made_up(IN_CLASS, &samples).groups[0]);
@@ -76,7 +76,7 @@ mod tests {
             "  kleak --stacks auto      1400.0     +903.0         +903.0..+903.0    2.82        0.08"
         );
         let samples: [(_, &[f64]); 2] =
-            [(Tracer::None, &[1.0]), (Tracer::Kleak { stacks: "auto" }, &[1.25])];
+            [(Tracer::None, &[1.0]), (Tracer::Kleak { stacks: "auto", all: false }, &[1.25])];
         let slow = lines(&made_up("find", &samples).groups[0]);
         assert!(slow[3].contains("+25.0 %"), "{slow:#?}");
         for lines in [micro, slow] {
