@@ -61,6 +61,8 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, objects: u64) -> R
     let room = (objects + objects / 10 + 10_000).to_string();
     let mut kleak = Command::new(&programs.kleak);
     kleak.args(["trace", "--size", &TRACED_CLASS.to_string(), "--max-objects", &room]);
+    // A condition, which never holds, is a reason to attach every program from the start.
+    kleak.args(["--fail-on", "objects>1000000000000"]);
     // The end that it has of its own is for a bench that was killed.
     kleak.args(["--duration", "15m", "--format", "json", "-o"]).arg(&path);
     let mut watching = Watching::start(kleak, ATTACHED)?;
@@ -103,11 +105,7 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, objects: u64) -> R
     let map_bytes = report["cost"]["map_bytes"].as_u64().context("no cost.map_bytes")?;
     for line in [
         format!("objects         {counted} counted of {objects}"),
-        format!(
-            "maps            {} MiB, {:.1} bytes an object that there is room for",
-            map_bytes >> 20,
-            map_bytes as f64 / room.parse::<f64>().unwrap_or(f64::NAN)
-        ),
+        format!("maps            {} MiB, for {room} objects and their stacks", map_bytes >> 20),
         format!("sending         {:.1} s", sending.as_secs_f64()),
         format!("Ctrl-C to end   {:.2} s, report written", reading.as_secs_f64()),
         format!("peak memory     {} MiB resident", last.peak_kib >> 10),
@@ -157,9 +155,12 @@ fn wrong(report: &Value, counted: u64, objects: u64) -> Vec<String> {
     if counted != objects {
         wrong.push(format!("{counted} objects were counted, not {objects}"));
     }
+    // Where frees by RCU cannot be followed, those of others are found out when an address comes up again.
+    let blind = report["mode"]["frees"] == "tracepoints";
     for name in LOSSES {
         match report["loss"][name].as_u64() {
             Some(0) => {}
+            Some(_) if blind && name == "missed_frees_detected" => {}
             Some(lost) => wrong.push(format!("loss.{name} is {lost}")),
             None => wrong.push(format!("the report has no loss.{name}")),
         }
