@@ -47,9 +47,8 @@ pub(crate) fn ids_outlived(release: &str) -> bool {
 
 /// How many are in use, and when none is left.
 pub(super) fn of(snapshot: &CgroupsSnapshot, window_s: f64) -> Limit {
-    let used = |census| {
-        used(census, snapshot.version, &snapshot.host.kernel, snapshot.swap_used_bytes)
-    };
+    let used =
+        |census| used(census, snapshot.version, &snapshot.host.kernel, snapshot.swap_used_bytes);
     let (least_before, most_before) = used(&snapshot.before);
     let (least, most) = used(&snapshot.after);
     let before = most_before.unwrap_or(least_before);

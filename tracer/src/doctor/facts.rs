@@ -132,7 +132,9 @@ impl Cgroups {
             // On version 2 a cgroup may be without the controller, and so without a limit of its own.
             let own = match self.gauges.iter().find(|(known, _)| known == at) {
                 Some((_, gauge)) => gauge.limit?,
-                None if self.census.groups.get(at).is_some_and(|group| !group.memory) => Limit::None,
+                None if self.census.groups.get(at).is_some_and(|group| !group.memory) => {
+                    Limit::None
+                }
                 None => return None,
             };
             match (own, lowest) {
@@ -170,7 +172,10 @@ impl Threshold {
     pub fn bytes(self, total: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::PerMille(share) => total / 1000 * share,
+            Self::PerMille(share) => {
+                let part = u128::from(total) * u128::from(share) / 1000;
+                u64::try_from(part).unwrap_or(u64::MAX)
+            }
         }
     }
 }

@@ -68,7 +68,8 @@ pub(super) fn gather(host: &Host) -> Facts {
 fn aliases(host: &Host) -> HashMap<String, Vec<String>> {
     let mut by_target: HashMap<std::path::PathBuf, Vec<String>> = HashMap::new();
     for entry in std::fs::read_dir(host.sys("kernel/slab")).into_iter().flatten().flatten() {
-        if let (Ok(target), Ok(name)) = (std::fs::read_link(entry.path()), entry.file_name().into_string())
+        if let (Ok(target), Ok(name)) =
+            (std::fs::read_link(entry.path()), entry.file_name().into_string())
         {
             by_target.entry(target).or_default().push(name);
         }
@@ -119,9 +120,8 @@ fn machine(host: &Host, facts: &mut Facts) {
     let first_number = |text: String| text.split_ascii_whitespace().next()?.parse::<f64>().ok();
     facts.uptime_s = read_text(&host.proc("uptime")).ok().and_then(first_number);
     facts.command_line = read_text(&host.proc("cmdline")).ok();
-    facts.zfs_cache_bytes = read_text(&host.proc("spl/kstat/zfs/arcstats"))
-        .ok()
-        .and_then(|text| zfs_size(&text));
+    facts.zfs_cache_bytes =
+        read_text(&host.proc("spl/kstat/zfs/arcstats")).ok().and_then(|text| zfs_size(&text));
 }
 
 /// The `size` row of `arcstats`: `size  4  12345`.
@@ -137,12 +137,7 @@ fn caches(host: &Host, facts: &mut Facts) -> Option<Vec<SlabCache>> {
 }
 
 /// Looks at the caches twice more, and returns how they are in the end.
-fn grown(
-    host: &Host,
-    facts: &mut Facts,
-    first: Vec<SlabCache>,
-    began: Instant,
-) -> Vec<SlabCache> {
+fn grown(host: &Host, facts: &mut Facts, first: Vec<SlabCache>, began: Instant) -> Vec<SlabCache> {
     let wait_until = |at: Duration| std::thread::sleep(at.saturating_sub(began.elapsed()));
     wait_until(LOOK / 2);
     let Ok(middle) = slabinfo::read(host) else { return first };
@@ -272,7 +267,10 @@ fn held(
     largest.sort_unstable_by_key(|&(usage, path)| (std::cmp::Reverse(usage), path));
     let of = |path: &str| {
         let charges = stat(path)?.with_descendants;
-        Some((path.to_owned(), charges.anon_bytes?.saturating_add(charges.shmem_bytes.unwrap_or(0))))
+        Some((
+            path.to_owned(),
+            charges.anon_bytes?.saturating_add(charges.shmem_bytes.unwrap_or(0)),
+        ))
     };
     largest.iter().take(MOST_STATS).filter_map(|(_, path)| of(path)).collect()
 }
@@ -289,7 +287,8 @@ fn processes(host: &Host, layout: &CgroupLayout, facts: &mut Facts) {
     let Some(entries) = note(std::fs::read_dir(&path).map_err(failed), facts, host) else {
         return;
     };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut seen = HashSet::new();
     let mut sizes = Vec::new();
     for pid in pids {

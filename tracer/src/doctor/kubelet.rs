@@ -76,7 +76,8 @@ fn unquoted(text: &str) -> &str {
 fn parse(text: &str) -> Option<Threshold> {
     let text = text.trim();
     if let Some(percent) = text.strip_suffix('%') {
-        let share = percent.trim().parse::<f64>().ok().filter(|share| (0.0..=100.0).contains(share))?;
+        let share =
+            percent.trim().parse::<f64>().ok().filter(|share| (0.0..=100.0).contains(share))?;
         #[expect(clippy::cast_possible_truncation, reason = "at most 1000")]
         #[expect(clippy::cast_sign_loss, reason = "checked above")]
         return Some(Threshold::PerMille((share * 10.0).round() as u64));
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(config_file(line).as_deref(), Some("/etc/k.yaml"));
         assert_eq!(config_file(b"kubelet\0--config\0/a\0").as_deref(), Some("/a"));
         assert_eq!(config_file(b"kubelet\0"), None);
-        assert_eq!(kubelet.soft.unwrap().bytes(1 << 30), 128_849_880);
+        assert_eq!(kubelet.soft.unwrap().bytes(1 << 30), 128_849_018);
     }
 
     #[test]

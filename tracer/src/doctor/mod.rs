@@ -96,3 +96,8 @@ fn write(
     }
     output.flush()
 }
+
+#[cfg(test)]
+mod incidents;
+#[cfg(test)]
+mod tests;

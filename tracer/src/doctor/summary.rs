@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     cgroups::limit,
-    host::{
-        cgroup::MemoryVersion,
-        gauge::Limit,
-    },
+    host::{cgroup::MemoryVersion, gauge::Limit},
     report::human,
 };
 
@@ -57,9 +54,12 @@ fn sentence(context: &Context<'_>, findings: &[Finding]) -> String {
         (Some(available), Some(total)) => {
             format!(": {} of {} is available", human::bytes(available), human::bytes(total))
         }
-        _ => " in what could be read".to_owned(),
+        _ => String::new(),
     };
-    format!("nothing stands out{of}.")
+    // slabinfo is what it takes to judge the kernel's part.
+    let partly = context.facts.caches.is_none() || context.facts.meminfo.is_none();
+    let so_far = if partly { " in what could be read" } else { "" };
+    format!("nothing stands out{so_far}{of}.")
 }
 
 fn processes(facts: &Facts) -> Vec<ProcessRow> {
@@ -123,8 +123,9 @@ fn caches(facts: &Facts) -> Option<Vec<CacheRow>> {
 
 fn cgroups_row(facts: &Facts, cgroups: &Cgroups) -> CgroupsRow {
     let ids = findings::ids(facts, cgroups);
-    let below =
-        |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
+    let below = |path: &str, above: &str| {
+        path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+    };
     let mut used: Vec<(&str, u64, Option<Limit>)> = cgroups
         .gauges
         .iter()

@@ -21,6 +21,9 @@ use crate::report::{
 const LABEL: usize = 11;
 /// Processes shown.
 const PROCESSES: usize = 5;
+/// Words that summaries begin with, other than names.
+const WORDS: [&str; 9] =
+    ["nothing", "kernel", "kernel-memory", "this", "eviction", "very", "the", "cgroup", "kubelet"];
 /// Kinds of memory below this part of the whole are left out.
 const LEAST: f64 = 0.005;
 
@@ -51,16 +54,17 @@ pub fn render(
 fn capitalised(sentence: &str) -> String {
     // Summaries are made of what is safe to print already.
     let mut characters = sentence.chars();
+    let word = sentence.split([' ', ',']).next().unwrap_or_default();
     match characters.next() {
-        // A name stays as it is.
-        Some(first) if sentence.starts_with("nothing") || sentence.starts_with("kernel,") => {
+        // The name of a cache stays as it is.
+        Some(first) if WORDS.contains(&word) => {
             first.to_uppercase().collect::<String>() + characters.as_str()
         }
         _ => sentence.to_owned(),
     }
 }
 
-/// The command in one line, so that it can be copied: the only line that may be wider than the page.
+/// The command, which is wrapped where it is wider than the page: JSON has it in one line.
 fn command(next: &str, page: &mut Page) {
     let text = terminal(next);
     page.paragraph(Paint::Bold, "Next: ", &text);
@@ -86,12 +90,7 @@ fn memory(report: &DoctorReport, page: &mut Page) {
     if let Some(available) = memory.kubelet_available_bytes {
         views.push(format!("{} as kubelet computes it", human::bytes(available)));
     }
-    entry(
-        page,
-        Paint::Plain,
-        "memory",
-        &format!("{}; {}", human::bytes(total), views.join(", ")),
-    );
+    entry(page, Paint::Plain, "memory", &format!("{}; {}", human::bytes(total), views.join(", ")));
     let shown: Vec<String> = places(memory)
         .into_iter()
         .filter(|(_, bytes)| *bytes as f64 >= total as f64 * LEAST)
@@ -151,15 +150,20 @@ fn places(memory: &Memory) -> Vec<(&'static str, u64)> {
 }
 
 fn findings(report: &DoctorReport, page: &mut Page) {
-    if report.findings.is_empty() {
+    // The worst is the sentence above.
+    let said = usize::from(
+        report.findings.first().is_some_and(|finding| finding.severity != Severity::Info),
+    );
+    let rest = report.findings.get(said..).unwrap_or_default();
+    if rest.is_empty() {
         return;
     }
     page.line(Paint::Plain, "");
-    for finding in &report.findings {
+    for finding in rest {
         let (word, paint) = match finding.severity {
             Severity::Critical => ("critical", Paint::Alarm),
             Severity::Warning => ("warning", Paint::Warn),
-            Severity::Info => ("info", Paint::Plain),
+            Severity::Info => ("info", Paint::Dim),
         };
         page.paragraph(paint, &format!("{word:8}  "), &line(finding));
     }

@@ -93,8 +93,7 @@ fn config(host: &Host, release: &str) -> Option<String> {
     if release.contains('/') {
         return None;
     }
-    let paths =
-        [format!("boot/config-{release}"), format!("lib/modules/{release}/config")];
+    let paths = [format!("boot/config-{release}"), format!("lib/modules/{release}/config")];
     paths.iter().find_map(|path| read_text(&host.join(path)).ok())
 }
 
@@ -113,9 +112,9 @@ fn missing(status: &str) -> Option<Vec<&'static str>> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let held = u64::from_str_radix(line.trim(), 16).ok()?;
     let has = |capability: u32| held >> capability & 1 == 1;
-    let missing = NEEDED.iter().filter(|(number, name)| {
-        !has(*number) && (*name == "SYSLOG" || !has(SYS_ADMIN))
-    });
+    let missing = NEEDED
+        .iter()
+        .filter(|(number, name)| !has(*number) && (*name == "SYSLOG" || !has(SYS_ADMIN)));
     Some(missing.map(|(_, name)| *name).collect())
 }
 

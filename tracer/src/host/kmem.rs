@@ -71,7 +71,9 @@ fn parse(text: &str, saved: bool, release: Option<Release>) -> Slabinfo {
             Some(release) if saved && !release.is_from(5, 9) => Slabinfo::Off,
             Some(release) if release.is_from(5, 9) => Slabinfo::Stub,
             Some(_) => Slabinfo::Unknown("it is empty".to_owned()),
-            None => Slabinfo::Unknown("it is empty, and the kernel's version is unknown".to_owned()),
+            None => {
+                Slabinfo::Unknown("it is empty, and the kernel's version is unknown".to_owned())
+            }
         };
     }
     let info = slabinfo::parse(text);

@@ -95,7 +95,8 @@ fn impossible(context: &Context<'_>) -> Vec<Reason> {
                 .to_owned(),
         ));
     }
-    if let Some(missing) = features.missing_capabilities.as_ref().filter(|names| !names.is_empty()) {
+    if let Some(missing) = features.missing_capabilities.as_ref().filter(|names| !names.is_empty())
+    {
         let needed = missing.iter().any(|name| *name != "SYSLOG");
         if needed {
             reasons.push((
@@ -125,7 +126,8 @@ fn limited(context: &Context<'_>) -> Vec<Reason> {
                 .to_owned(),
         ));
     }
-    let no_trampolines = features.trampolines == Some(false) || features.ftrace_enabled == Some(false);
+    let no_trampolines =
+        features.trampolines == Some(false) || features.ftrace_enabled == Some(false);
     if no_trampolines && features.kprobes == Some(false) {
         reasons.push((
             "trampolines",

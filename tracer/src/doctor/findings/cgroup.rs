@@ -45,7 +45,8 @@ pub(in crate::doctor) struct Ids {
 }
 
 pub(in crate::doctor) fn ids(facts: &Facts, cgroups: &Cgroups) -> Ids {
-    let swap = facts.meminfo.as_ref().and_then(|info| info.swap_total?.checked_sub(info.swap_free?));
+    let swap =
+        facts.meminfo.as_ref().and_then(|info| info.swap_total?.checked_sub(info.swap_free?));
     let release = facts.kernel.as_deref().unwrap_or_default();
     let (least, most) = limit::used(&cgroups.census, cgroups.version, release, swap);
     // Where a dying one keeps its id, both are used for sure.
@@ -101,11 +102,8 @@ fn dying(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
     let cgroups = context.facts.cgroups.as_ref()?;
     let dying = cgroups.census.dying.filter(|dying| *dying >= DYING)?;
     let live = cgroups.census.groups.len() as u64;
-    let keeps_ids = context
-        .facts
-        .kernel
-        .as_deref()
-        .is_some_and(|release| !limit::ids_outlived(release));
+    let keeps_ids =
+        context.facts.kernel.as_deref().is_some_and(|release| !limit::ids_outlived(release));
     let severity = if dying >= MANY_DYING || (keeps_ids && dying >= MANY_DYING_WITH_IDS) {
         Severity::Warning
     } else {
@@ -206,7 +204,8 @@ fn state(facts: &Facts) -> Option<State<'_>> {
 /// Whether `cgroup.memory=nokmem` is on the kernel's command line; `None` when that is not known.
 fn nokmem(facts: &Facts) -> Option<bool> {
     let line = facts.command_line.as_deref()?;
-    let options = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("cgroup.memory="));
+    let options =
+        line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("cgroup.memory="));
     Some(options.flat_map(|options| options.split(',')).any(|option| option == "nokmem"))
 }
 
@@ -254,9 +253,9 @@ fn accounting(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
             "a kernel from 4.0 on, or cgroup.memory=nokmem on the kernel's command line where it is known"
         };
         let summary = format!(
-            "kernel-memory accounting is on for {} of {} top-level cgroups{largest}, and this kernel \
-             then never frees a removed cgroup; cures: {kernel}{kubelet}; the lost ids come back with \
-             a reboot",
+            "kernel-memory accounting is on for {} of {} top-level cgroups{largest}, as \
+             memory.kmem.slabinfo gives a table there or usage is not 0, and this kernel then never \
+             frees a removed cgroup; cures: {kernel}{kubelet}; the lost ids come back with a reboot",
             state.on,
             facts.accounting.len(),
         );
@@ -292,14 +291,12 @@ fn many(context: &Context<'_>) -> Option<Finding> {
     let nodes = nodes.map(|cache| cache.slab.active_objects);
     let percpu = context.memory.percpu_bytes;
     let census = facts.cgroups.as_ref().map(|cgroups| &cgroups.census);
-    let there = census.map(|census| {
-        (census.groups.len() as u64).saturating_add(census.dying.unwrap_or(0))
-    });
+    // Dying ones have a finding of their own.
+    let there = census.map(|census| census.groups.len() as u64);
     let by_nodes = nodes.is_some_and(|nodes| nodes >= MANY_NODES);
     let by_count = there.is_some_and(|there| there >= MANY_CGROUPS);
-    let by_percpu = percpu.is_some_and(|bytes| {
-        bytes >= MUCH_PERCPU && facts.share(bytes) >= MUCH_PERCPU_SHARE
-    });
+    let by_percpu =
+        percpu.is_some_and(|bytes| bytes >= MUCH_PERCPU && facts.share(bytes) >= MUCH_PERCPU_SHARE);
     // Many nodes alone may be of devices; where cgroups were counted, their number decides.
     let found = by_count || (by_nodes && (by_percpu || there.is_none()));
     if !found || (there.is_some() && !by_count && !by_percpu) {
@@ -308,7 +305,7 @@ fn many(context: &Context<'_>) -> Option<Finding> {
     let severity = if by_percpu || by_nodes { Severity::Warning } else { Severity::Info };
     let mut signs = Vec::new();
     if let Some(there) = there {
-        signs.push(format!("{} are there, dying ones included", human::count(there)));
+        signs.push(format!("{} are there", human::count(there)));
     }
     if let Some(nodes) = nodes.filter(|_| by_nodes) {
         signs.push(format!("{} kernfs nodes", human::count(nodes)));
@@ -364,7 +361,8 @@ fn unlimited(context: &Context<'_>) -> Option<Finding> {
     if by_one {
         return None;
     }
-    let severity = if context.pressure == Pressure::Short { Severity::Critical } else { Severity::Warning };
+    let severity =
+        if context.pressure == Pressure::Short { Severity::Critical } else { Severity::Warning };
     let summary = format!(
         "cgroup {} holds {} of anonymous and shared memory ({}) in many processes, under no limit",
         terminal(path),

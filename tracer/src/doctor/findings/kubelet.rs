@@ -90,7 +90,11 @@ fn both(view: &View) -> String {
 fn thresholds(view: &View) -> String {
     match view.soft {
         Some(soft) => {
-            format!("soft eviction below {}, hard below {}", human::bytes(soft), human::bytes(view.hard))
+            format!(
+                "soft eviction below {}, hard below {}",
+                human::bytes(soft),
+                human::bytes(view.hard)
+            )
         }
         None => format!("hard eviction below {}", human::bytes(view.hard)),
     }
@@ -98,10 +102,7 @@ fn thresholds(view: &View) -> String {
 
 /// Whether a process is in a pod, by its cgroup.
 fn in_pod(process: &Process) -> bool {
-    process
-        .cgroup
-        .as_deref()
-        .is_some_and(|path| cgroup_path::parse(path).pod_uid.is_some())
+    process.cgroup.as_deref().is_some_and(|path| cgroup_path::parse(path).pod_uid.is_some())
 }
 
 fn largest_outside(facts: &Facts) -> Option<&Process> {
@@ -126,17 +127,16 @@ fn outside_pods(context: &Context<'_>, view: &View) -> Option<Finding> {
     let severity = if severe { Severity::Critical } else { Severity::Warning };
     let largest = largest_outside(context.facts);
     let who = largest.map_or_else(String::new, |one| {
-        format!(
-            ", {} of it by {}",
-            human::bytes(process::held(one)),
-            process::who(one)
-        )
+        format!(", {} of it by {}", human::bytes(process::held(one)), process::who(one))
     });
     let summary = format!(
-        "eviction ({}) cannot save this node: {}, of which pods have {}; the other {} is in no pod{who}, \
-         and no eviction frees it",
+        "eviction ({}) cannot save this node: kubelet computes {} available and free prints {}, but of \
+         the working set of {} only {} is in pods; the other {} is in no pod{who}, and no eviction \
+         frees it",
         thresholds(view),
-        both(view),
+        human::bytes(view.kubelet),
+        human::bytes(view.kernel),
+        human::bytes(view.working_set),
         human::bytes(pods),
         human::bytes(outside),
     );

@@ -43,7 +43,10 @@ const SIGNATURES: [Signature; 9] = [
     },
     Signature {
         name: "oom-kill",
-        is: |text| text.starts_with("Out of memory: Kill") || text.contains("Out of memory and no killable"),
+        is: |text| {
+            text.starts_with("Out of memory: Kill")
+                || text.contains("Out of memory and no killable")
+        },
         severity: Severity::Warning,
         means: "the node ran out of memory, and the kernel killed a process to get some back",
     },
@@ -117,11 +120,7 @@ fn one(
     rank: usize,
 ) -> Option<Finding> {
     let last = lines.last()?;
-    let ago = context
-        .facts
-        .uptime_s
-        .zip(last.at_s)
-        .map(|(now, at)| (now - at).max(0.0));
+    let ago = context.facts.uptime_s.zip(last.at_s).map(|(now, at)| (now - at).max(0.0));
     let recent = ago.is_none_or(|ago| ago <= RECENT_S);
     let severity = if recent { signature.severity } else { Severity::Info };
     let shown: String = terminal(&last.text).chars().take(SHOWN).collect();
@@ -131,10 +130,8 @@ fn one(
         times => format!("{} times", human::count(times as u64)),
     };
     let more = detail(signature, &last.text);
-    let summary = format!(
-        "the kernel's log has {times} (last{when}) \"{shown}\": {}{more}",
-        signature.means
-    );
+    let summary =
+        format!("the kernel's log has {times} (last{when}) \"{shown}\": {}{more}", signature.means);
     // Among those of one severity in the order above, and after what is a matter of bytes.
     let weight = (SIGNATURES.len() - rank) as u64;
     Some(
@@ -152,7 +149,8 @@ fn one(
 fn detail(signature: &Signature, text: &str) -> String {
     match signature.name {
         "kmem-usage" => {
-            let [usage, limit, failures] = ["usage ", "limit ", "failcnt "].map(|key| number(text, key));
+            let [usage, limit, failures] =
+                ["usage ", "limit ", "failcnt "].map(|key| number(text, key));
             let (Some(usage), Some(limit)) = (usage, limit) else { return String::new() };
             let limit = if limit >= NO_LIMIT_KB {
                 "no limit".to_owned()
@@ -162,7 +160,10 @@ fn detail(signature: &Signature, text: &str) -> String {
             let failures = failures.map_or_else(String::new, |count| {
                 format!(" and {}", human::counted(count, "failure"))
             });
-            format!(" ({} in use under {limit}{failures})", human::bytes(usage.saturating_mul(1024)))
+            format!(
+                " ({} in use under {limit}{failures})",
+                human::bytes(usage.saturating_mul(1024))
+            )
         }
         "slub-allocation-failure" => match flags(text) {
             Some((flags, words)) => format!(" (gfp={flags}: {words})"),
@@ -206,11 +207,17 @@ mod tests {
         for (text, expected) in [
             ("SLUB: Unable to allocate memory on node -1 (gfp=0x80d0)", "slub-allocation-failure"),
             ("kmem: usage 3868836kB, limit 9007199254740988kB, failcnt 0", "kmem-usage"),
-            ("Memory cgroup out of memory: Kill process 7 (java) score 1 or sacrifice child", "memcg-oom"),
+            (
+                "Memory cgroup out of memory: Kill process 7 (java) score 1 or sacrifice child",
+                "memcg-oom",
+            ),
             ("Memory cgroup out of memory: Killed process 7 (java) total-vm:1kB", "memcg-oom"),
             ("java invoked oom-killer: gfp_mask=0xd0, order=0, oom_score_adj=996", "oom-killer"),
             ("Out of memory: Killed process 9 (x)", "oom-kill"),
-            ("swapper/0: page allocation failure: order:5, mode:0x40(GFP)", "page-allocation-failure"),
+            (
+                "swapper/0: page allocation failure: order:5, mode:0x40(GFP)",
+                "page-allocation-failure",
+            ),
             ("audit: backlog limit exceeded", "audit-backlog"),
             ("audit: audit_backlog=8193 > audit_backlog_limit=8192", "audit-backlog"),
             ("percpu: allocation failed, size=8 align=8 atomic=0", "percpu-allocation-failure"),

@@ -77,12 +77,7 @@ pub(super) fn command(process: &Process) -> String {
 /// A process in words: `auditd (pid 782, unit auditd.service)`.
 pub(super) fn who(process: &Process) -> String {
     let owner = owner::of(process);
-    format!(
-        "{} (pid {}, {})",
-        terminal(&process.comm),
-        process.pid,
-        owner::place(process, &owner)
-    )
+    format!("{} (pid {}, {})", terminal(&process.comm), process.pid, owner::place(process, &owner))
 }
 
 fn severity(context: &Context<'_>, share: f64) -> Option<Severity> {
@@ -115,7 +110,11 @@ fn one(context: &Context<'_>, process: &Process) -> Option<Finding> {
     let normal = slab.is_some_and(|slab| context.facts.share(slab) < NORMAL_SLAB);
     let mut summary = format!(
         "{}{}: {} {kind}, {} of memory{under}",
-        if severity == Severity::Info { "a process, not the kernel: " } else { "this is one user-space process, " },
+        if severity == Severity::Info {
+            "a process, not the kernel: "
+        } else {
+            "this is one user-space process, "
+        },
         who(process),
         human::bytes(bytes),
         human::percent(share),
@@ -128,7 +127,7 @@ fn one(context: &Context<'_>, process: &Process) -> Option<Finding> {
             ));
         }
         summary.push_str("; ");
-        summary.push_str(&cure(process, &owner, limit));
+        summary.push_str(&cure(context, process, &owner, limit));
     }
     let next = match severity {
         Severity::Info => None,
@@ -148,17 +147,20 @@ fn one(context: &Context<'_>, process: &Process) -> Option<Finding> {
             .with("pod", owner.pod.clone())
             .with("container", owner.container.clone())
             .with("limited", limit.map(|limit| limit != Limit::None))
-            .with("limit_bytes", match limit {
-                Some(Limit::Bytes(bytes)) => Some(bytes),
-                _ => None,
-            })
+            .with(
+                "limit_bytes",
+                match limit {
+                    Some(Limit::Bytes(bytes)) => Some(bytes),
+                    _ => None,
+                },
+            )
             .with("slab_unreclaimable_bytes", slab)
             .next(next),
     )
 }
 
 /// What helps.
-fn cure(process: &Process, owner: &Owner, limit: Option<Limit>) -> String {
+fn cure(context: &Context<'_>, process: &Process, owner: &Owner, limit: Option<Limit>) -> String {
     let mut cure = match known(process, owner) {
         Some((words, _)) => words.to_owned(),
         None if owner.pod.is_some() => "restart or upgrade what runs in the pod".to_owned(),
@@ -169,10 +171,16 @@ fn cure(process: &Process, owner: &Owner, limit: Option<Limit>) -> String {
     }
     match (&owner.pod, &owner.unit_name) {
         (Some(_), _) => cure.push_str("; give the pod a memory limit in its resources"),
-        (None, Some(unit)) => cure.push_str(&format!(
-            "; a limit contains it: systemctl set-property {} MemoryMax=SIZE",
-            quoted(unit)
-        )),
+        (None, Some(unit)) => {
+            // systemd 219, of the distributions of 3.10, knows only the older name.
+            let property = if context.facts.is_before(4, 0) == Some(true) {
+                "MemoryLimit"
+            } else {
+                "MemoryMax"
+            };
+            cure.push_str("; a limit contains it: systemctl set-property ");
+            cure.push_str(&format!("{} {property}=SIZE", quoted(unit)));
+        }
         (None, None) => {}
     }
     cure

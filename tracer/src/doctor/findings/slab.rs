@@ -129,12 +129,7 @@ fn whole(context: &Context<'_>, by_size: &[&Cache]) -> Option<Finding> {
     )
 }
 
-fn finding(
-    context: &Context<'_>,
-    cache: &Cache,
-    severity: Severity,
-    summary: String,
-) -> Finding {
+fn finding(context: &Context<'_>, cache: &Cache, severity: Severity, summary: String) -> Finding {
     let size = bytes(context, cache);
     let growth = growth_of(context, &cache.slab.name);
     Finding::new("slab-cache", severity, size, summary)
@@ -243,13 +238,18 @@ fn empty<'a>(context: &Context<'_>, by_size: &[&'a Cache]) -> Vec<(&'a Cache, Fi
         let unused = wasted(cache)?;
         let summary = format!(
             "{}{} is mostly empty: {} of {} objects in use, and {} of its {} are free but not given \
-             back, since each slab still holds one; it was once full",
+             back, {}; it held more once",
             terminal(&cache.slab.name),
             also(cache),
             human::count(cache.slab.active_objects),
             human::count(cache.slab.total_objects),
             human::bytes(unused),
             human::bytes(bytes(context, cache)),
+            if cache.slab.active_objects >= cache.slab.total_slabs {
+                "as a slab is kept while one object in it is in use"
+            } else {
+                "which shrinking the cache may mend"
+            },
         );
         let finding = finding(context, cache, Severity::Info, summary).with("unused_bytes", unused);
         Some((cache, finding))
@@ -341,22 +341,22 @@ fn unexplained(context: &Context<'_>, caches: &[Cache]) -> Option<Finding> {
         // 6a486c0ad4dc, "mm, sl[ou]b: improve memory accounting".
         reasons.push("allocations too large for any cache, which count as slab since 5.4");
     }
-    if context.facts.is_before(5, 9) != Some(false) {
-        reasons.push("per-cgroup copies of caches, which kernels before 5.9 keep");
-    }
     let next = match (cut, context.can_trace()) {
         (true, _) | (_, false) => "slabtop --once --sort=c",
         // It marks pages of slabs, and of allocations too large for any.
         (false, true) => "kleak trace --kind page --duration 30s",
     };
     let summary = format!(
-        "the {} slab caches listed add up to {} of the {} of slab: the other {} is elsewhere, such \
-         as in {}",
+        "the {} slab caches listed add up to {} of the {} of slab: the other {} is elsewhere{}",
         caches.len(),
         human::bytes(listed),
         human::bytes(slab),
         human::bytes(rest),
-        reasons.join("; "),
+        if reasons.is_empty() {
+            String::new()
+        } else {
+            format!(", such as in {}", reasons.join("; "))
+        },
     );
     Some(
         Finding::new("slab-unexplained", severity, rest, summary)
