@@ -14,7 +14,7 @@ use crate::{analyse::By, probe, report::fail_on::Condition};
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
 #[command(name = "kleak", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Start with: kleak trace --size 512 --duration 30s")]
+#[command(after_help = "Start with: kleak doctor, or kleak trace --size 512 --duration 30s")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -52,6 +52,9 @@ pub struct Facts {
     pub processes_seen: u64,
     /// Memory cgroups.
     pub cgroups: Option<Cgroups>,
+    /// Memory cgroups by `/proc/cgroups` (version 1), dying ones included; known also where their
+    /// directories are not.
+    pub cgroups_all: Option<u64>,
     /// Kernel-memory accounting of top-level cgroups (version 1), by path.
     pub accounting: Vec<(String, Accounting)>,
     /// What is known of kubelet; `None` where there is no sign of one.

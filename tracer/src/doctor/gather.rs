@@ -12,7 +12,7 @@ use crate::{
     cgroups::census::Census,
     host::{
         Host, HostError,
-        cgroup::{CgroupLayout, MemoryVersion},
+        cgroup::{self, CgroupLayout, MemoryVersion, Mode},
         features, footprint, gauge, kmem, kmsg, memcg, meminfo, process, read, read_text, release,
         slabinfo::{self, SlabCache},
         system,
@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(1_000);
 const LEAST_APART: Duration = Duration::from_millis(300);
 /// Processes whose names and cgroups are read: beyond, they are small.
 const MOST_PROCESSES: usize = 40;
+/// Processes of which only the name is read, to find kubelet.
+const MOST_NAMES: usize = 2_000;
 /// Cgroups whose usage and limit are read: two files each, some 10 µs.
 const MOST_GAUGES: usize = 4_096;
 /// Cgroups whose statistics are read, some 50 µs each.
@@ -39,7 +41,7 @@ pub(super) fn gather(host: &Host) -> Facts {
     let first = caches(host, &mut facts);
     facts.meminfo = note(meminfo::read(host), &mut facts, host);
     machine(host, &mut facts);
-    let layout = note(CgroupLayout::detect(host), &mut facts, host).unwrap_or_default();
+    let layout = layout(host, &mut facts);
     facts.cgroup_mode = layout.mode.map(crate::host::cgroup::Mode::as_str);
     cgroups(host, &layout, &mut facts);
     processes(host, &layout, &mut facts);
@@ -83,6 +85,48 @@ fn aliases(host: &Host) -> HashMap<String, Vec<String>> {
         }
     }
     aliases
+}
+
+/// How cgroups are laid out. A saved tree seldom holds a mount table: then it is told by which
+/// directories are there.
+fn layout(host: &Host, facts: &mut Facts) -> CgroupLayout {
+    let controllers = read_text(&host.proc("cgroups"))
+        .map(|text| cgroup::parse_controllers(&text))
+        .unwrap_or_default();
+    let memory = controllers.iter().find(|row| row.name == "memory" && row.hierarchy != 0);
+    facts.cgroups_all = memory.map(|row| row.cgroups);
+    let detected = CgroupLayout::detect(host);
+    if facts.live || detected.as_ref().is_ok_and(|layout| layout.mode.is_some()) {
+        return note(detected, facts, host).unwrap_or_default();
+    }
+    let there = |path: &str| host.sys(path).is_dir();
+    let mut layout = CgroupLayout::default();
+    if there("fs/cgroup/memory") {
+        layout.mode = Some(Mode::V1);
+        layout.memory_mount = Some("/sys/fs/cgroup/memory".into());
+        // What processes call it is asked of them, when no table says its number.
+        layout.memory_hierarchy = memory.map_or_else(|| hierarchy(host), |row| row.hierarchy);
+    } else if host.sys("fs/cgroup/cgroup.controllers").exists()
+        || host.sys("fs/cgroup/cgroup.stat").exists()
+    {
+        layout.mode = Some(Mode::V2);
+        layout.memory_mount = Some("/sys/fs/cgroup".into());
+        layout.unified_mount.clone_from(&layout.memory_mount);
+    } else {
+        return note(detected, facts, host).unwrap_or_default();
+    }
+    layout
+}
+
+/// Number of version 1's memory hierarchy, as any process has it.
+fn hierarchy(host: &Host) -> u32 {
+    let pids = std::fs::read_dir(host.proc("")).into_iter().flatten().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|pid| process::cgroup(host, pid).ok())
+        .flatten()
+        .find(|one| one.controllers.split(',').any(|name| name == "memory"))
+        // Not 0, which is version 2's.
+        .map_or(u32::MAX, |one| one.hierarchy)
 }
 
 /// The value, or a note of why there is none.
@@ -301,7 +345,10 @@ fn processes(host: &Host, layout: &CgroupLayout, facts: &mut Facts) {
             Some((resident, _)) => resident.saturating_mul(own_page_bytes(facts.live)),
             None => match footprint::status(host, pid) {
                 Ok(status) => status.rss_bytes.unwrap_or(0),
-                Err(_) => continue,
+                Err(_) => match footprint::resident_by_stat(host, pid) {
+                    Ok(resident) => resident.saturating_mul(own_page_bytes(facts.live)),
+                    Err(_) => continue,
+                },
             },
         };
         facts.processes_seen += 1;
@@ -313,7 +360,8 @@ fn processes(host: &Host, layout: &CgroupLayout, facts: &mut Facts) {
     for &(resident, pid, pages) in sizes.iter().take(MOST_PROCESSES) {
         facts.processes.extend(one(host, layout, pid, resident, pages));
     }
-    find_kubelet(host, facts);
+    let rest = sizes.get(MOST_PROCESSES..).unwrap_or_default();
+    find_kubelet(host, facts, &rest.iter().map(|&(_, pid, _)| pid).collect::<Vec<_>>());
 }
 
 /// Of a saved tree a guess: `VmRSS` of `status` is used where it is there.
@@ -349,13 +397,19 @@ fn one(
     Some(Process { pid, comm, footprint, cgroup, systemd_cgroup })
 }
 
-/// kubelet's thresholds, where one runs or has left its configuration.
-fn find_kubelet(host: &Host, facts: &mut Facts) {
-    let arguments = facts
-        .processes
-        .iter()
-        .filter(|process| matches!(process.comm.as_str(), "kubelet" | "k3s-server" | "k3s-agent"))
-        .find_map(|process| read(&host.proc(format!("{}/cmdline", process.pid))).ok());
+/// kubelet's thresholds, where one runs or has left its configuration. `rest` are processes whose names
+/// are not read yet, larger ones first.
+fn find_kubelet(host: &Host, facts: &mut Facts, rest: &[u32]) {
+    let is_kubelet = |comm: &[u8]| matches!(comm, b"kubelet" | b"k3s-server" | b"k3s-agent");
+    let large = facts.processes.iter().find(|process| is_kubelet(process.comm.as_bytes()));
+    let small = || {
+        let mut rest = rest.iter().take(MOST_NAMES).copied();
+        rest.find(|pid| process::comm(host, *pid).is_ok_and(|comm| is_kubelet(&comm)))
+    };
+    let pid = large.map(|process| process.pid).or_else(small);
+    let arguments = pid.and_then(|pid| read(&host.proc(format!("{pid}/cmdline"))).ok());
+    let in_pod = |path: &str| crate::resolve::cgroup_path::parse(path).pod_uid.is_some();
+    let pods = facts.processes.iter().any(|one| one.cgroup.as_deref().is_some_and(in_pod));
     let mut kubelet = facts.kubelet.clone().unwrap_or_default();
     let mut file = "var/lib/kubelet/config.yaml".to_owned();
     if let Some(arguments) = &arguments {
@@ -366,7 +420,7 @@ fn find_kubelet(host: &Host, facts: &mut Facts) {
     if let Some(text) = &text {
         super::kubelet::of_config(text, &mut kubelet);
     }
-    if facts.kubelet.is_some() || arguments.is_some() || text.is_some() {
+    if facts.kubelet.is_some() || pid.is_some() || text.is_some() || pods {
         facts.kubelet = Some(kubelet);
     }
 }

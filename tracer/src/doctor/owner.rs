@@ -2,7 +2,14 @@
 //! name may all point to somebody else. Pure.
 
 use super::facts::{Cgroups, Facts, Process};
-use crate::{host::gauge::Limit, report::sanitize::terminal, resolve::cgroup_path};
+use crate::{
+    host::gauge::Limit,
+    report::{sanitize::terminal, text::layout::shorten},
+    resolve::cgroup_path,
+};
+
+/// Columns of a path in a sentence.
+const SHOWN: usize = 60;
 
 /// An owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +69,7 @@ pub(super) fn place(process: &Process, owner: &Owner) -> String {
     }
     match process.cgroup.as_deref() {
         Some("/") => "in no unit, pod or container".to_owned(),
-        Some(path) => format!("cgroup {}", terminal(path)),
+        Some(path) => format!("cgroup {}", shorten(&terminal(path), SHOWN)),
         None => "cgroup unknown".to_owned(),
     }
 }

@@ -7,8 +7,12 @@ use super::{
     *,
 };
 use crate::{
+    cgroups::census::{Census, Group},
     host::{
+        cgroup::MemoryVersion,
         footprint::Footprint,
+        gauge::{Gauge, KubeletStat, Limit},
+        kmem::{Accounting, Slabinfo},
         kmsg::{Line, Log},
         meminfo, release,
         slabinfo::SlabCache,
@@ -231,6 +235,186 @@ fn what_the_log_said_long_ago_is_history() {
     assert_eq!(severity(&facts), Severity::Warning);
 }
 
+fn cgroups(usage: u64, inactive: u64) -> facts::Cgroups {
+    let group = |usage, limit| Gauge { usage_bytes: Some(usage), limit: Some(limit) };
+    facts::Cgroups {
+        version: MemoryVersion::V1,
+        census: Census {
+            groups: [("/", 1), ("/kubepods", 2), ("/system.slice", 3)]
+                .into_iter()
+                .map(|(path, id)| (path.to_owned(), Group { id, memory: true, ..Group::default() }))
+                .collect(),
+            dying: Some(0),
+            ..Census::default()
+        },
+        gauges: vec![
+            ("/kubepods".to_owned(), group(GIB, Limit::Bytes(20 * GIB))),
+            ("/system.slice".to_owned(), group(14 * GIB, Limit::None)),
+            ("/system.slice/web.service".to_owned(), group(13 * GIB, Limit::None)),
+        ],
+        held: vec![
+            ("/system.slice".to_owned(), 14 * GIB),
+            ("/system.slice/web.service".to_owned(), 13 * GIB),
+            ("/kubepods".to_owned(), GIB),
+        ],
+        root: group(usage, Limit::None),
+        root_stat: KubeletStat { inactive_file_bytes: Some(inactive), ..KubeletStat::default() },
+        pods: Some((
+            "/kubepods".to_owned(),
+            group(GIB, Limit::Bytes(20 * GIB)),
+            KubeletStat { inactive_file_bytes: Some(0), ..KubeletStat::default() },
+        )),
+    }
+}
+
+fn node(usage: u64, inactive: u64, available: u64) -> Facts {
+    let mut facts = healthy();
+    facts.cgroups = Some(cgroups(usage, inactive));
+    facts.kubelet =
+        Some(facts::Kubelet { hard: Some(facts::Threshold::Bytes(500 * MIB)), soft: None });
+    facts.meminfo.as_mut().unwrap().mem_available = Some(available);
+    facts
+}
+
+fn view(facts: &Facts) -> Option<(String, Severity)> {
+    let report = conclude(facts);
+    let finding = report.findings.iter().find(|finding| finding.id == "kubelet-view")?;
+    Some((finding.evidence["case"].as_str()?.to_owned(), finding.severity))
+}
+
+#[test]
+fn kubelet_may_see_more_or_less_than_there_is() {
+    let case = |usage, inactive, available| view(&node(usage, inactive, available));
+    // 24 GiB. kubelet: 24 - (usage - inactive).
+    assert_eq!(case(4 * GIB, GIB, 20 * GIB), None, "they agree");
+    assert_eq!(case(4 * GIB, 0, GIB), Some(("kubelet-blind".into(), Severity::Critical)));
+    assert_eq!(case(4 * GIB, 0, 2 * GIB), Some(("kubelet-blind".into(), Severity::Warning)));
+    let eager = Some(("page-cache-counts-as-used".into(), Severity::Warning));
+    let mut facts = node(24 * GIB, 100 * MIB, 12 * GIB);
+    // All of it page cache of pods.
+    facts.cgroups.as_mut().unwrap().pods.as_mut().unwrap().1.usage_bytes = Some(23 * GIB);
+    assert_eq!(view(&facts), eager);
+    assert_eq!(case(12 * GIB, GIB, 20 * GIB), Some(("views-differ".into(), Severity::Info)));
+    let outside = Some(("memory-outside-pods".into(), Severity::Critical));
+    assert_eq!(case(24 * GIB, 200 * MIB, GIB), outside);
+    // Where nobody runs pods, nobody evicts.
+    let mut facts = node(24 * GIB, 200 * MIB, GIB);
+    facts.kubelet = None;
+    assert_eq!(view(&facts), None);
+    // Without the usage of pods, a process that is in none tells.
+    let mut facts = node(24 * GIB, 200 * MIB, GIB);
+    facts.cgroups.as_mut().unwrap().pods = None;
+    assert_eq!(view(&facts), None);
+    facts.processes = vec![process(7, 15 * GIB)];
+    assert_eq!(view(&facts), outside);
+    facts.processes[0].cgroup = None;
+    assert_eq!(view(&facts), None, "it may be in a pod");
+}
+
+#[test]
+fn a_cgroup_without_a_limit_is_named_when_no_process_is() {
+    let mut facts = node(15 * GIB, 0, 2 * GIB);
+    facts.kubelet = None;
+    let held = |facts: &Facts| {
+        let report = conclude(facts);
+        let found = report.findings.iter().find(|finding| finding.id == "cgroup-unlimited")?;
+        Some((found.evidence["cgroup"].as_str()?.to_owned(), found.severity))
+    };
+    let inner = "/system.slice/web.service";
+    assert_eq!(held(&facts), Some((inner.to_owned(), Severity::Critical)));
+    facts.processes = vec![Process { cgroup: Some(inner.to_owned()), ..process(7, 8 * GIB) }];
+    assert_eq!(held(&facts), None, "the process is named instead");
+    facts.processes.clear();
+    facts.cgroups.as_mut().unwrap().gauges[1].1.limit = Some(Limit::Bytes(16 * GIB));
+    assert_eq!(held(&facts), None, "what is above has a limit");
+    facts.cgroups = Some(cgroups(15 * GIB, 0));
+    facts.meminfo.as_mut().unwrap().mem_available = Some(12 * GIB);
+    assert_eq!(held(&facts), None, "there is enough");
+}
+
+fn accounting(state: Slabinfo, usage: u64) -> Vec<(String, Accounting)> {
+    vec![("/kubepods".to_owned(), Accounting { slabinfo: state, usage_bytes: Some(usage) })]
+}
+
+fn accounted(kernel: Option<&str>, state: Slabinfo, usage: u64, dying: u64) -> Option<Severity> {
+    let mut facts = healthy();
+    facts.kernel = kernel.map(str::to_owned);
+    facts.release = kernel.and_then(release::parse);
+    facts.cgroups = Some(cgroups(GIB, 0));
+    facts.cgroups.as_mut().unwrap().census.dying = Some(dying);
+    facts.accounting = accounting(state, usage);
+    let report = conclude(&facts);
+    let found = report.findings.iter().find(|finding| finding.id == "kmem-accounting");
+    found.map(|finding| finding.severity)
+}
+
+#[test]
+fn accounting_matters_on_kernels_that_leak() {
+    let on = || Slabinfo::On { caches: 3, objects: 99 };
+    let heading = || Slabinfo::On { caches: 0, objects: 0 };
+    let leaky = Some("3.10.0-957.el7.x86_64");
+    assert_eq!(accounted(leaky, on(), 4096, 20_000), Some(Severity::Critical));
+    assert_eq!(accounted(leaky, on(), 4096, 3), Some(Severity::Warning));
+    // Cured, and healthy.
+    assert_eq!(accounted(leaky, Slabinfo::Off, 0, 3), Some(Severity::Info));
+    assert_eq!(accounted(leaky, heading(), 0, 3), Some(Severity::Info));
+    assert_eq!(accounted(leaky, Slabinfo::Off, 4096, 3), Some(Severity::Warning), "usage is not 0");
+    let mended = Some("3.10.0-1160.el7.x86_64");
+    assert_eq!(accounted(mended, on(), 4096, 3), None);
+    assert_eq!(accounted(mended, on(), 4096, 20_000), Some(Severity::Warning));
+    assert_eq!(accounted(Some("4.18.0-553.el8.x86_64"), on(), 4096, 3), None);
+    assert_eq!(accounted(Some("4.18.0-553.el8.x86_64"), on(), 4096, 2_000), Some(Severity::Info));
+    assert_eq!(accounted(Some("6.1.0"), Slabinfo::Stub, 4096, 3), None);
+    assert_eq!(accounted(None, on(), 4096, 3), Some(Severity::Warning));
+    assert_eq!(
+        accounted(leaky, Slabinfo::Unknown(String::new()), 0, 3),
+        None,
+        "unknown is not off"
+    );
+}
+
+#[test]
+fn ids_are_counted_also_without_directories() {
+    let limit = |kernel: &str, all| {
+        let mut facts = healthy();
+        facts.kernel = Some(kernel.to_owned());
+        facts.release = release::parse(kernel);
+        facts.cgroups_all = Some(all);
+        let report = conclude(&facts);
+        let found = report.findings.into_iter().find(|finding| finding.id == "memcg-limit")?;
+        Some((found.severity, found.evidence["dying"].clone()))
+    };
+    let null = serde_json::Value::Null;
+    assert_eq!(limit("3.10.0-957.el7", 65_535), Some((Severity::Critical, null.clone())));
+    assert_eq!(limit("3.10.0-957.el7", 60_000), Some((Severity::Warning, null.clone())));
+    assert_eq!(limit("3.10.0-957.el7", 900), None);
+    // Later kernels give the id of a dying one back, so that nobody knows.
+    assert_eq!(limit("5.4.0", 60_000), None);
+    assert_eq!(limit("5.4.0", 80_000), Some((Severity::Warning, null)));
+}
+
+#[test]
+fn many_cgroups_need_more_than_many_kernfs_nodes() {
+    let found = |nodes, percpu, live: Option<u64>| {
+        let mut facts = healthy();
+        facts.caches = Some(vec![cache("kernfs_node_cache", nodes)]);
+        facts.meminfo.as_mut().unwrap().percpu = Some(percpu);
+        facts.cgroups = live.map(|live| {
+            let mut cgroups = cgroups(GIB, 0);
+            let group = |id| (format!("/g{id}"), Group { id, memory: true, ..Group::default() });
+            cgroups.census.groups = (0..live).map(group).collect();
+            cgroups
+        });
+        let report = conclude(&facts);
+        report.findings.iter().any(|finding| finding.id == "many-cgroups")
+    };
+    assert!(found(2_000_000, GIB, None));
+    assert!(found(2_000_000, 0, None), "nothing contradicts it");
+    assert!(!found(2_000_000, 0, Some(50)), "few cgroups were counted");
+    assert!(!found(60_000, GIB, None), "per-CPU memory alone may be of anything");
+    assert!(found(60_000, 0, Some(6_000)));
+}
+
 /// Names that try to break the output, numbers that know no bounds.
 fn hostile() -> Facts {
     let nasty = "a\n;\u{1b}[31mx\u{202e}";
@@ -299,6 +483,30 @@ fn a_tree_may_lack_most_files() {
     assert_eq!(report.memory.total_bytes, Some(KIB * KIB));
     assert_eq!((report.memory.slab_bytes, report.caches), (None, None));
     assert!(report.unread.iter().any(|row| row.path == "/proc/slabinfo"), "{:?}", report.unread);
+}
+
+#[test]
+fn a_tree_need_not_hold_a_mount_table() {
+    let tree = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = tree.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    put("proc/meminfo", "MemTotal: 1048576 kB\nMemAvailable: 20480 kB\nSUnreclaim: 1024 kB\n");
+    put("proc/9/stat", "9 (hog) S 1 9 9 0 -1 0 1 0 0 0 1 1 0 0 20 0 1 0 70 8192 200000 1");
+    put("proc/9/cgroup", "5:memory:/system.slice/hog.service\n1:name=systemd:/\n");
+    put("sys/fs/cgroup/memory/memory.usage_in_bytes", "900000000\n");
+    put("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 100000000\n");
+    put("sys/fs/cgroup/memory/system.slice/hog.service/memory.limit_in_bytes", "max\n");
+    let report = examine(&Host::new(tree.path())).unwrap();
+    assert_eq!(report.host.cgroup.as_deref(), Some("v1"));
+    assert_eq!(report.memory.kubelet_working_set_bytes, Some(800_000_000));
+    let row = &report.processes[0];
+    assert_eq!((row.rss_bytes, row.unit.as_deref()), (Some(200_000 * 4096), Some("hog.service")));
+    let finding = &report.findings[0];
+    assert_eq!((finding.id.as_str(), finding.severity), ("user-process", Severity::Critical));
+    assert_eq!(report.cgroups.unwrap().dying, None, "the tree may not hold all directories");
 }
 
 proptest! {

@@ -28,6 +28,16 @@ pub fn pages(host: &Host, pid: u32) -> Result<(u64, u64)> {
     parse_statm(&read_text(&path)?).ok_or_else(|| malformed(&path, "not the statm of a process"))
 }
 
+/// Resident pages by `/proc/PID/stat`, where a saved tree has no more.
+///
+/// # Errors
+///
+/// [`super::HostError::is_missing`] when there is no such process.
+pub fn resident_by_stat(host: &Host, pid: u32) -> Result<u64> {
+    let path = host.proc(format!("{pid}/stat"));
+    parse_stat(&read_text(&path)?).ok_or_else(|| malformed(&path, "not the stat of a process"))
+}
+
 /// Reads `/proc/PID/status`.
 ///
 /// # Errors
@@ -42,6 +52,12 @@ pub fn status(host: &Host, pid: u32) -> Result<Footprint> {
 pub fn parse_statm(text: &str) -> Option<(u64, u64)> {
     let mut words = text.split_ascii_whitespace().skip(1).map(|word| word.parse::<u64>().ok());
     Some((words.next()??, words.next()??))
+}
+
+/// Field 24 of proc_pid_stat(5); the first after the name, which may hold anything, is the third.
+pub fn parse_stat(text: &str) -> Option<u64> {
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(24 - 3)?.parse().ok()
 }
 
 /// The `Vm` and `Rss` lines (`task_mem()` in `fs/proc/task_mmu.c`); a kernel thread has none.
@@ -82,6 +98,8 @@ mod tests {
     fn what_statm_says() {
         assert_eq!(parse_statm("11760 3203 1614 1327 0 8634 0\n"), Some((3203, 1614)));
         assert_eq!(parse_statm("11760 3203"), None);
+        let stat = "7 (a) b) S 1 7 7 0 -1 0 1 0 0 0 1 1 0 0 20 0 1 0 70 8192 3203 184467";
+        assert_eq!((parse_stat(stat), parse_stat("7 (a) S 1")), (Some(3203), None));
         assert_eq!(parse_statm(""), None);
     }
 
@@ -90,6 +108,7 @@ mod tests {
         fn never_panics(text in "(?s).{0,200}") {
             parse_status(&text);
             parse_statm(&text);
+            parse_stat(&text);
         }
     }
 }

@@ -142,6 +142,14 @@ fn limited(context: &Context<'_>) -> Vec<Reason> {
             ),
         ));
     }
+    if features.missing_capabilities.as_ref().is_some_and(|names| names == &["SYSLOG"]) {
+        reasons.push((
+            "syslog",
+            "the capability SYSLOG is missing, so `kleak trace` may print raw addresses in the place of \
+             functions"
+                .to_owned(),
+        ));
+    }
     if features.kptr_restrict == Some(2) {
         reasons.push((
             "kptr-restrict",

@@ -55,9 +55,26 @@ pub(in crate::doctor) fn ids(facts: &Facts, cgroups: &Cgroups) -> Ids {
     Ids { least, most, sure }
 }
 
+/// The same where the kernel's count is all that there is: of a tree without directories, or with some
+/// of them only.
+fn ids_by_count(facts: &Facts) -> Option<Ids> {
+    let all = facts.cgroups_all?.min(limit::MAX_IDS);
+    let release = facts.kernel.as_deref()?;
+    let keeps = !limit::ids_outlived(release);
+    Some(Ids { least: 0, most: Some(all), sure: if keeps { all } else { 0 } })
+}
+
 fn id_limit(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
-    let cgroups = context.facts.cgroups.as_ref()?;
-    let ids = ids(context.facts, cgroups);
+    let facts = context.facts;
+    let census = facts.cgroups.as_ref().map(|cgroups| &cgroups.census);
+    let counted = facts.cgroups.as_ref().map(|cgroups| ids(facts, cgroups));
+    let ids = match counted {
+        Some(ids) if ids.most.is_some() => ids,
+        Some(ids) => ids_by_count(facts).unwrap_or(ids),
+        None => ids_by_count(facts)?,
+    };
+    let live = census.map(|census| census.groups.len() as u64);
+    let dying = census.and_then(|census| census.dying);
     // Up to 5.17 the last one is never given out.
     let gone = |used: u64| used.saturating_add(1) >= limit::MAX_IDS;
     let share = |used: u64| used as f64 / limit::MAX_IDS as f64;
@@ -76,23 +93,27 @@ fn id_limit(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
         "when all are used, no container can be created: mkdir fails with \"no space left on device\""
     };
     let summary = format!(
-        "{} of {} ids of memory cgroups are used, by {} live and {} dying ones; {consequence}",
+        "{} of {} ids of memory cgroups are used{}; {consequence}",
         if most > ids.sure {
             format!("{} to {}", human::count(ids.sure), human::count(most))
         } else {
             human::count(ids.sure)
         },
         human::count(limit::MAX_IDS),
-        human::count(cgroups.census.groups.len() as u64),
-        cgroups.census.dying.map_or_else(|| "an unknown number of".to_owned(), human::count),
+        match (live, dying) {
+            (Some(live), Some(dying)) => {
+                format!(", by {} live and {} dying ones", human::count(live), human::count(dying))
+            }
+            _ => String::new(),
+        },
     );
     Some(
         Finding::new("memcg-limit", severity, u64::MAX, summary)
             .with("ids", limit::MAX_IDS)
             .with("used_at_least", ids.sure)
             .with("used_at_most", ids.most)
-            .with("live", cgroups.census.groups.len() as u64)
-            .with("dying", cgroups.census.dying)
+            .with("live", live)
+            .with("dying", dying)
             .with("left", limit::MAX_IDS.saturating_sub(most))
             .next(cure.cloned().or_else(|| Some("kleak cgroups --duration 1m".to_owned()))),
     )
@@ -232,8 +253,7 @@ fn accounting(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
     };
     if state.on > 0 {
         if leaky != Some(true) {
-            // Later kernels account always, and let go of it.
-            return None;
+            return on_elsewhere(context, &state, leaky, dying).map(evidence);
         }
         let severity = match dying {
             Some(dying) if dying < MANY_DYING_WITH_IDS => Severity::Warning,
@@ -265,7 +285,7 @@ fn accounting(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
         );
     }
     // Off: worth a word only where it would matter.
-    if leaky != Some(true) || state.off == 0 {
+    if leaky == Some(false) || state.off == 0 {
         return None;
     }
     let lost = match dying {
@@ -277,10 +297,48 @@ fn accounting(context: &Context<'_>, cure: Option<&String>) -> Option<Finding> {
     };
     let summary = format!(
         "kernel-memory accounting is off for {} top-level cgroups that could be checked \
-         (memory.kmem.slabinfo gives an error, or usage is 0), as it has to be on this kernel{lost}",
+         (memory.kmem.slabinfo gives an error, or usage is 0), as it has to be on kernels that leak so{lost}",
         state.off
     );
     Some(evidence(Finding::new("kmem-accounting", Severity::Info, 0, summary)))
+}
+
+/// Accounting that is on where it need not leak: later kernels always account, and let go of it. Said
+/// where removed cgroups pile up all the same, or where nobody knows what kernel it is.
+fn on_elsewhere(
+    context: &Context<'_>,
+    state: &State<'_>,
+    leaky: Option<bool>,
+    dying: Option<u64>,
+) -> Option<Finding> {
+    let failures = context.facts.log.as_ref().is_some_and(|log| {
+        log.lines.iter().any(|line| line.text.contains("SLUB: Unable to allocate memory on node"))
+    });
+    let piles_up = dying.is_some_and(|dying| dying >= MANY_DYING_WITH_IDS) || failures;
+    let mended_3 = context.facts.is_before(4, 0) == Some(true);
+    let (severity, what) = match (leaky, piles_up) {
+        (None, _) => (
+            Severity::Warning,
+            "which kernel this is is not known: those from 3.8 to 3.x then never free a removed cgroup, \
+             and cgroup.memory=nokmem on their command line is the cure",
+        ),
+        (Some(_), true) if mended_3 => (
+            Severity::Warning,
+            "this kernel should let go of removed cgroups, yet they pile up or allocations fail: \
+             cgroup.memory=nokmem on the kernel's command line switches accounting off",
+        ),
+        (Some(_), true) => (
+            Severity::Info,
+            "which is the rule on this kernel, and lets go of removed cgroups in the end",
+        ),
+        (Some(_), false) => return None,
+    };
+    let summary = format!(
+        "kernel-memory accounting is on for {} of {} top-level cgroups; {what}",
+        state.on,
+        context.facts.accounting.len()
+    );
+    Some(Finding::new("kmem-accounting", severity, u64::MAX - 1, summary))
 }
 
 fn many(context: &Context<'_>) -> Option<Finding> {

@@ -116,29 +116,41 @@ fn largest_outside(facts: &Facts) -> Option<&Process> {
 
 /// Memory is short, and most of it is in no pod: evicting pods frees none of that.
 fn outside_pods(context: &Context<'_>, view: &View) -> Option<Finding> {
-    let pods = view.pods?;
-    let outside = view.working_set.saturating_sub(pods);
+    let largest = largest_outside(context.facts);
+    // Without the usage of all pods, what one process outside holds is the least that there is.
+    let least = || largest.map(process::held);
+    let outside = match view.pods {
+        Some(pods) => view.working_set.saturating_sub(pods),
+        None => least()?,
+    };
     let threshold = view.soft.unwrap_or(0).max(view.hard.saturating_mul(2));
     let low = view.kubelet <= threshold || share(view, view.kubelet) <= LOW;
-    if !low || share(view, outside) < OUTSIDE || outside <= pods {
+    let less = view.pods.is_some_and(|pods| outside <= pods);
+    if !low || share(view, outside) < OUTSIDE || less {
         return None;
     }
     let severe = view.kubelet <= view.hard.saturating_mul(2) || share(view, view.kernel) <= SHORT;
     let severity = if severe { Severity::Critical } else { Severity::Warning };
-    let largest = largest_outside(context.facts);
     let who = largest.map_or_else(String::new, |one| {
         format!(", {} of it by {}", human::bytes(process::held(one)), process::who(one))
     });
     let summary = format!(
         "eviction ({}) cannot save this node: kubelet computes {} available and free prints {}, but of \
-         the working set of {} only {} is in pods; the other {} is in no pod{who}, and no eviction \
-         frees it",
+         the working set of {} {} in no pod{who}, and no eviction frees it",
         thresholds(view),
         human::bytes(view.kubelet),
         human::bytes(view.kernel),
         human::bytes(view.working_set),
-        human::bytes(pods),
-        human::bytes(outside),
+        match view.pods {
+            Some(pods) => {
+                format!(
+                    "only {} is in pods; the other {} is",
+                    human::bytes(pods),
+                    human::bytes(outside)
+                )
+            }
+            None => format!("at least {} is", human::bytes(outside)),
+        },
     );
     Some(
         Finding::new("kubelet-view", severity, outside, summary)
