@@ -42,7 +42,7 @@ pub(super) fn gather(host: &Host) -> Facts {
     facts.meminfo = note(meminfo::read(host), &mut facts, host);
     machine(host, &mut facts);
     let layout = layout(host, &mut facts);
-    facts.cgroup_mode = layout.mode.map(crate::host::cgroup::Mode::as_str);
+    facts.cgroup_mode = layout.mode.map(Mode::as_str);
     cgroups(host, &layout, &mut facts);
     processes(host, &layout, &mut facts);
     facts.log = note(kmsg::read(host), &mut facts, host);
