@@ -61,7 +61,7 @@ fn a_big_process_is_named_and_is_not_the_kernel() -> Result<()> {
     };
     let cgroup = Cgroup::make(&format!("kleak-test-big-{}", std::process::id()))?;
     let available = kleak::host::meminfo::read(&Host::default())?.mem_available;
-    let mib = LARGE_MIB.min(available.context("no MemAvailable")? / PART >> 20);
+    let mib = LARGE_MIB.min((available.context("no MemAvailable")? / PART) >> 20);
     let argument = mib.to_string();
     let mut big = Workload::start(&["--comm", "big-one", "memory", "--mib", &argument])?;
     cgroup.join(big.pid())?;

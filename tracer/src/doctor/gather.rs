@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long caches are looked at for growth. All is to take less than two seconds.
-const LOOK: Duration = Duration::from_millis(1_000);
+const LOOK: Duration = Duration::from_secs(1);
 /// The shortest that two of the three looks are apart.
 const LEAST_APART: Duration = Duration::from_millis(300);
 /// Processes whose names and cgroups are read: beyond, they are small.
@@ -207,7 +207,7 @@ fn grown(host: &Host, facts: &mut Facts, first: Vec<SlabCache>, began: Instant) 
                 name: cache.name.clone(),
                 object_size: cache.object_size,
                 objects,
-                seconds: [at_middle.as_secs_f64(), (at_last - at_middle).as_secs_f64()],
+                seconds: [at_middle.as_secs_f64(), at_last.saturating_sub(at_middle).as_secs_f64()],
             })
         })
         .collect();

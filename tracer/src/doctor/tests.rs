@@ -520,10 +520,8 @@ proptest! {
             "MemTotal", "MemFree", "MemAvailable", "Slab", "SUnreclaim", "AnonPages", "Percpu", "Shmem",
             "Cached",
         ];
-        let mut text = String::new();
-        for (key, number) in keys.iter().zip(&numbers) {
-            text.push_str(&format!("{key}: {} kB\n", number / KIB));
-        }
+        let line = |(key, number): (&&str, &u64)| format!("{key}: {} kB\n", number / KIB);
+        let text: String = keys.iter().zip(&numbers).map(line).collect();
         let mut facts = hostile();
         facts.meminfo = Some(meminfo::parse(&text));
         facts.growth[0].objects = objects;

@@ -54,7 +54,7 @@ pub fn parse_statm(text: &str) -> Option<(u64, u64)> {
     Some((words.next()??, words.next()??))
 }
 
-/// Field 24 of proc_pid_stat(5); the first after the name, which may hold anything, is the third.
+/// Field 24 of `proc_pid_stat(5)`; the first after the name, which may hold anything, is the third.
 pub fn parse_stat(text: &str) -> Option<u64> {
     let (_, rest) = text.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(24 - 3)?.parse().ok()

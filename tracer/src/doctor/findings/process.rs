@@ -121,10 +121,9 @@ fn one(context: &Context<'_>, process: &Process) -> Option<Finding> {
     );
     if severity != Severity::Info {
         if normal && let Some(slab) = slab {
-            summary.push_str(&format!(
-                "; the kernel's slab is normal ({} unreclaimable), so a kernel tracer will not help",
-                human::bytes(slab)
-            ));
+            summary.push_str("; the kernel's slab is normal (");
+            summary.push_str(&human::bytes(slab));
+            summary.push_str(" unreclaimable), so a kernel tracer will not help");
         }
         summary.push_str("; ");
         summary.push_str(&cure(context, process, &owner, limit));
@@ -179,7 +178,10 @@ fn cure(context: &Context<'_>, process: &Process, owner: &Owner, limit: Option<L
                 "MemoryMax"
             };
             cure.push_str("; a limit contains it: systemctl set-property ");
-            cure.push_str(&format!("{} {property}=SIZE", quoted(unit)));
+            cure.push_str(&quoted(unit));
+            cure.push(' ');
+            cure.push_str(property);
+            cure.push_str("=SIZE");
         }
         (None, None) => {}
     }
