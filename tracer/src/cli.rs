@@ -14,7 +14,7 @@ use crate::{analyse::By, probe, report::fail_on::Condition};
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
 #[command(name = "kleak", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Start with: kleak trace --size 512 --duration 30s")]
+#[command(after_help = "Start with: kleak doctor, or kleak trace --size 512 --duration 30s")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -28,6 +28,8 @@ pub enum Command {
     Trace(Box<TraceArgs>),
     /// Count memory cgroups: live, dying, made by whom, and how far from the limit
     Cgroups(CgroupsArgs),
+    /// Say where this node's memory has gone, and which tool answers next; needs no BPF
+    Doctor(DoctorArgs),
     /// Print completions for a shell, to be sourced by it
     Completions {
         /// Which shell
@@ -195,6 +197,41 @@ pub struct CgroupsArgs {
     /// Write the report here instead of to stdout (`-`)
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
+}
+
+/// Options of `kleak doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak doctor                                   where has this node's memory gone?
+  kleak doctor --format json -o node.json        the same for scripts
+  kleak doctor --root /mnt/node                  of a saved or mounted tree
+
+It reads files and nothing else: no BPF, any kernel from 3.10, in less than two seconds. Without root it
+says what it could not read. A saved tree may hold as little as proc/meminfo.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 nothing about memory could be read.")]
+pub struct DoctorArgs {
+    /// Read proc, sys, var/log and dev/kmsg below DIR, of a saved or mounted tree
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+
+    /// Write the report here instead of to stdout (`-`)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+}
+
+/// Formats of what is reported once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people
+    Text,
+    /// One indented JSON document
+    Json,
 }
 
 /// Formats of the report on cgroups.

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use kleak::{
     cgroups,
     cli::{self, Cli, Command},
+    doctor,
     export::output,
     report::sanitize,
     trace::{self, Failure, Outcome},
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match &command {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
         Command::Cgroups(args) => runtime.block_on(cgroups::run(args)),
+        Command::Doctor(args) => doctor::run(args),
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),
     };
     match outcome {

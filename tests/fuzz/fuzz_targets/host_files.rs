@@ -1,7 +1,9 @@
 //! Files of /proc and cgroup trees, as a saved tree may have them: any bytes are read to an end.
 #![no_main]
 
-use kleak::host::{cgroup, classes, memcg, meminfo, process, slabinfo};
+use kleak::host::{
+    cgroup, classes, footprint, gauge, kmsg, memcg, meminfo, process, release, slabinfo,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,4 +17,9 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = memcg::parse_v2(&text);
     let _ = meminfo::parse(&text);
     let _ = slabinfo::parse(&text);
+    let _ = footprint::parse_statm(&text);
+    let _ = footprint::parse_status(&text);
+    let _ = gauge::parse_limit(&text);
+    let _ = kmsg::parse(&text);
+    let _ = release::parse(&text);
 });

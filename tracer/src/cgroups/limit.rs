@@ -5,22 +5,28 @@ use crate::host::cgroup::MemoryVersion;
 
 /// `MEM_CGROUP_ID_MAX` (`include/linux/memcontrol.h`, 5.10 to 7.2): 16 bits, and 0 is none. Up to
 /// 5.17 the last one is never given out.
-pub(super) const MAX_IDS: u64 = 65_535;
+pub(crate) const MAX_IDS: u64 = 65_535;
 
 /// Fewest ids by which the use must have grown for a rate to be worth extrapolating.
 const LEAST_GROWTH: u64 = 5;
+
 /// Ids in use, at least and at most.
 ///
 /// A cgroup that is there has one. A dying one gives its id back when it goes offline, unless swap
 /// entries are recorded under it (`mem_cgroup_id_put()` in `mem_cgroup_css_offline()`,
 /// `mem_cgroup_swapout()`; since 4.8, before which it kept the id until its end).
-fn used(census: &Census, snapshot: &CgroupsSnapshot) -> (u64, Option<u64>) {
-    let v2 = snapshot.version == MemoryVersion::V2;
+pub(crate) fn used(
+    census: &Census,
+    version: MemoryVersion,
+    release: &str,
+    swap_used_bytes: Option<u64>,
+) -> (u64, Option<u64>) {
+    let v2 = version == MemoryVersion::V2;
     // On version 2 the controller may be on without its files being there, as another one needs it
     // (`depends_on` of the io controller); from 6.12 the kernel counts.
     let least = census.memory.unwrap_or_else(|| census.with_memory());
     let most = if v2 { census.memory.unwrap_or(census.groups.len() as u64) } else { least };
-    let keep = !ids_outlived(&snapshot.host.kernel) || snapshot.swap_used_bytes != Some(0);
+    let keep = !ids_outlived(release) || swap_used_bytes != Some(0);
     let dying = if keep { census.dying_memory.or(census.dying) } else { Some(0) };
     let least = least.min(MAX_IDS);
     (
@@ -31,7 +37,7 @@ fn used(census: &Census, snapshot: &CgroupsSnapshot) -> (u64, Option<u64>) {
 
 /// Whether a cgroup's id is given back before its end: from 4.8 on (see [`used`]). Where the
 /// version cannot be read, it is not relied on.
-pub(super) fn ids_outlived(release: &str) -> bool {
+pub(crate) fn ids_outlived(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (4, 8),
@@ -41,8 +47,10 @@ pub(super) fn ids_outlived(release: &str) -> bool {
 
 /// How many are in use, and when none is left.
 pub(super) fn of(snapshot: &CgroupsSnapshot, window_s: f64) -> Limit {
-    let (least_before, most_before) = used(&snapshot.before, snapshot);
-    let (least, most) = used(&snapshot.after, snapshot);
+    let used =
+        |census| used(census, snapshot.version, &snapshot.host.kernel, snapshot.swap_used_bytes);
+    let (least_before, most_before) = used(&snapshot.before);
+    let (least, most) = used(&snapshot.after);
     let before = most_before.unwrap_or(least_before);
     let now = most.unwrap_or(least);
     let rate = (window_s > 0.0).then(|| (now as f64 - before as f64) / window_s);

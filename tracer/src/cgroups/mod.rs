@@ -11,7 +11,7 @@
 pub mod analyse;
 pub mod census;
 pub mod life;
-mod limit;
+pub(crate) mod limit;
 mod places;
 pub mod report;
 #[cfg(test)]

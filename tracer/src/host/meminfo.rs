@@ -85,6 +85,8 @@ mem_info! {
     hugetlb = "Hugetlb",
     /// Size of the default huge page.
     huge_page_size = "Hugepagesize",
+    /// Huge pages of the default size that nobody uses; the kernel says how many.
+    huge_pages_free = "HugePages_Free",
 }
 
 /// Reads `/proc/meminfo`.
@@ -102,9 +104,11 @@ pub fn read(host: &Host) -> Result<MemInfo> {
 }
 
 /// Parses the text of `/proc/meminfo`. Lines that are not `Key: number kB` are passed over:
-/// counts without a unit (`HugePages_Total`) are not bytes.
+/// counts without a unit (`HugePages_Total`) are not bytes, but for `HugePages_Free`, which are so many
+/// huge pages.
 pub fn parse(text: &str) -> MemInfo {
     let mut info = MemInfo::default();
+    let mut free_huge_pages = None;
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else {
             continue;
@@ -115,8 +119,12 @@ pub fn parse(text: &str) -> MemInfo {
             && let Some(bytes) = number.checked_mul(1024)
         {
             info.set(key.trim(), bytes);
+        } else if key == "HugePages_Free" {
+            free_huge_pages = number;
         }
     }
+    info.huge_pages_free =
+        free_huge_pages.zip(info.huge_page_size).and_then(|(pages, size)| pages.checked_mul(size));
     info
 }
 
@@ -154,6 +162,9 @@ Hugepagesize:       2048 kB
         assert_eq!(info.kernel_stack, Some(9024 * 1024));
         assert_eq!(info.percpu, Some(981_248 * 1024));
         assert_eq!(info.page_tables, None);
+        assert_eq!(info.huge_pages_free, None);
+        let free = parse("HugePages_Free:        3\nHugepagesize:       2048 kB\n");
+        assert_eq!(free.huge_pages_free, Some(6 << 20));
     }
 
     #[test]

@@ -5,11 +5,17 @@
 
 pub mod cgroup;
 pub mod classes;
+pub mod features;
+pub mod footprint;
+pub mod gauge;
 pub mod kallsyms;
+pub mod kmem;
+pub mod kmsg;
 pub mod memcg;
 pub mod meminfo;
 pub mod own;
 pub mod process;
+pub mod release;
 pub mod slabinfo;
 pub mod system;
 

@@ -27,8 +27,9 @@ pub struct SlabCache {
 }
 
 impl SlabCache {
-    /// Bytes its slabs take, with pages of `page_size` bytes. Per-memcg copies of a cache, which
-    /// kernels up to 5.8 have, are not in here.
+    /// Bytes its slabs take, with pages of `page_size` bytes. Kernels from 3.8 to 5.8 have a copy of
+    /// each cache for each memory cgroup, and add them up here (`memcg_accumulate_slabinfo()` in
+    /// `mm/slab_common.c`).
     pub fn slab_bytes(&self, page_size: u64) -> u64 {
         self.total_slabs.saturating_mul(self.pages_per_slab).saturating_mul(page_size)
     }
