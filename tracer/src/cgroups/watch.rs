@@ -134,7 +134,7 @@ struct Events {
 
 impl Events {
     fn attach(place: &Place) -> Result<Self, probe::Error> {
-        let config = probe::Config::of_cgroups(CgroupSource::of(&place.layout));
+        let config = probe::Config::of_cgroups(&place.host, CgroupSource::of(&place.layout));
         let mut probe = Probe::load(&config)?;
         probe.attach(&config)?;
         let cgroups = Cgroups::scan(&place.host, &place.layout);

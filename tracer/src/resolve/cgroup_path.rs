@@ -5,6 +5,8 @@
 //! gives it (a container id is 64 hex digits, a pod is below `kubepods`), because a wrong name is
 //! worse than none.
 
+use crate::host::containers::{is_container_id, pod_uid};
+
 /// The owner that a path names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupNames {
@@ -125,20 +127,6 @@ fn pod_at(parts: &[&str], at: usize) -> Option<Pod> {
     if rest == "kubepods" || rest.ends_with("-kubepods") { Some(Pod { uid, qos }) } else { None }
 }
 
-/// A pod UID with dashes: a UUID, written with `-` or `_`, or the 32 hex digits of a static pod
-/// (the hash of its manifest).
-fn pod_uid(text: &str) -> Option<String> {
-    if is_hex(text, 32) {
-        return Some(text.to_owned());
-    }
-    let uid = text.replace('_', "-");
-    let groups: Vec<&str> = uid.split('-').collect();
-    let lengths = [8, 4, 4, 4, 12];
-    let is_uuid = groups.len() == lengths.len()
-        && groups.iter().zip(lengths).all(|(group, length)| is_hex(group, length));
-    is_uuid.then_some(uid)
-}
-
 /// The container that a component stands for.
 ///
 /// With systemd: `<prefix>-<id>.scope`. With cgroupfs: the bare id below its pod or a directory
@@ -171,10 +159,6 @@ fn container_at<'a>(parts: &[&'a str], at: usize, in_pod: bool) -> Option<Contai
         _ => return None,
     };
     is_container_id(id).then_some(Container { id, runtime: Some(runtime) })
-}
-
-fn is_container_id(text: &str) -> bool {
-    is_hex(text, 64)
 }
 
 fn is_hex(text: &str, length: usize) -> bool {

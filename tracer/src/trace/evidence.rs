@@ -50,8 +50,8 @@ impl Resolver {
     pub(super) fn new(plan: &Plan) -> Self {
         Self {
             cgroups: Cgroups::scan(&plan.host, &plan.layout),
-            kernel: KernelSymbols::default(),
-            user: UserSymbols::default(),
+            kernel: KernelSymbols::of(&plan.host),
+            user: UserSymbols::of(&plan.host),
             user_stacks: HashMap::new(),
             slab_before: HashMap::new(),
             slab_after: HashMap::new(),
