@@ -55,7 +55,8 @@ pub fn uname(host: &Host) -> Result<Uname> {
 /// The name in `/etc/hostname`.
 fn configured_name(host: &Host) -> Option<String> {
     let text = read_text(&host.join("etc/hostname")).ok()?;
-    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let name =
+        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     Some(name.to_owned())
 }
 

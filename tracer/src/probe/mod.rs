@@ -247,8 +247,7 @@ impl Probe {
         }
         rights::check(&config.host)?;
         // Of an unknown release the worst is assumed.
-        let release =
-            system::uname(&config.host).map(|uname| uname.release).unwrap_or_default();
+        let release = system::uname(&config.host).map(|uname| uname.release).unwrap_or_default();
         let layout = layout::find(&config.btf, &config.tracefs, &release)?;
         if config.scope == Scope::Cgroups && !layout.btf {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
@@ -507,10 +506,11 @@ fn exists(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupSource, Config, Scope, Stacks, free_mask};
+    use super::{CgroupSource, Config, Host, Scope, Stacks, free_mask};
 
     fn config(sizes: &[u64], caches: bool) -> Config {
         Config {
+            host: Host::default(),
             sizes: sizes.to_vec(),
             caches,
             scope: Scope::Allocations,

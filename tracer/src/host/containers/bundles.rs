@@ -8,8 +8,12 @@ use super::{Container, Pod, is_container_id, is_container_name, is_label, open, 
 use crate::host::Host;
 
 /// Where containerd keeps its state, as it is packaged, and in k3s, k0s and MicroK8s.
-const CONTAINERD: [&str; 4] =
-    ["/run/containerd", "/run/k3s/containerd", "/run/k0s/containerd", "/var/snap/microk8s/common/run/containerd"];
+const CONTAINERD: [&str; 4] = [
+    "/run/containerd",
+    "/run/k3s/containerd",
+    "/run/k0s/containerd",
+    "/var/snap/microk8s/common/run/containerd",
+];
 /// Its namespaces: of Kubernetes, of nerdctl and ctr.
 const NAMESPACES: [&str; 2] = ["k8s.io", "default"];
 /// Where the storage library of CRI-O and podman keeps what it knows.
@@ -26,7 +30,12 @@ pub fn of(host: &Host, id: &str) -> Option<Container> {
     }
     of_containerd(host, id)
         .or_else(|| of_crio(host, id))
-        .or_else(|| parse_docker(&open::read(host, &format!("/var/lib/docker/containers/{id}/config.v2.json")).ok()?))
+        .or_else(|| {
+            parse_docker(
+                &open::read(host, &format!("/var/lib/docker/containers/{id}/config.v2.json"))
+                    .ok()?,
+            )
+        })
         .filter(|container| !container.is_empty())
 }
 
@@ -61,7 +70,10 @@ pub fn podman(host: &Host) -> HashMap<String, Container> {
             format!("/var/lib/containers/storage/{driver}-containers/volatile-containers.json"),
         ]
     });
-    lists.filter_map(|path| open::read(host, &path).ok()).flat_map(|list| parse_podman(&list)).collect()
+    lists
+        .filter_map(|path| open::read(host, &path).ok())
+        .flat_map(|list| parse_podman(&list))
+        .collect()
 }
 
 /// What is used of an OCI bundle's `config.json`.
@@ -144,7 +156,12 @@ pub fn parse_podman(json: &[u8]) -> HashMap<String, Container> {
     stored
         .iter()
         .filter(|stored| is_container_id(&stored.id))
-        .filter_map(|stored| Some((stored.id.clone(), Container { name: Some(name(stored)?), ..Container::default() })))
+        .filter_map(|stored| {
+            Some((
+                stored.id.clone(),
+                Container { name: Some(name(stored)?), ..Container::default() },
+            ))
+        })
         .collect()
 }
 
@@ -197,9 +214,13 @@ mod tests {
         );
         assert_eq!(parse_bundle(crio.as_bytes()), Some(web()));
         // The sandbox, of which CRI-O says that its name is POD.
-        let sandbox = crio.replace(r#""io.kubernetes.container.name": "web""#, r#""io.kubernetes.container.name": "POD""#);
+        let sandbox = crio.replace(
+            r#""io.kubernetes.container.name": "web""#,
+            r#""io.kubernetes.container.name": "POD""#,
+        );
         assert_eq!(parse_bundle(sandbox.as_bytes()), Some(Container { name: None, ..web() }));
-        let nerdctl = br#"{"annotations": {"nerdctl/name": "My_web", "nerdctl/namespace": "default"}}"#;
+        let nerdctl =
+            br#"{"annotations": {"nerdctl/name": "My_web", "nerdctl/namespace": "default"}}"#;
         assert_eq!(parse_bundle(nerdctl).unwrap().name.as_deref(), Some("My_web"));
         // podman's bundle has annotations, and no name of Kubernetes in them.
         assert_eq!(parse_bundle(br#"{"annotations": {"io.container.manager": "libpod"}}"#), None);
@@ -271,9 +292,9 @@ mod tests {
                 "io.kubernetes.container.name": name,
             }});
             if let Some(container) = parse_bundle(annotations.to_string().as_bytes()) {
-                prop_assert!(container.name.is_none_or(|name| super::super::is_label(&name)));
+                prop_assert!(container.name.is_none_or(|name| is_label(&name)));
                 if let Some(pod) = container.pod {
-                    prop_assert!(super::super::is_subdomain(&pod.name) && super::super::is_label(&pod.namespace));
+                    prop_assert!(super::super::is_subdomain(&pod.name) && is_label(&pod.namespace));
                 }
             }
         }

@@ -113,7 +113,8 @@ mod tests {
         for name in ["a", "kube-system", "x9", &"a".repeat(63)] {
             assert!(is_label(name), "{name}");
         }
-        for name in ["", "-a", "a-", "A", "a_b", "a.b", "ä", "a b", "a\n", "a/b", &"a".repeat(64)] {
+        for name in ["", "-a", "a-", "A", "a_b", "a.b", "ä", "a b", "a\n", "a/b", &"a".repeat(64)]
+        {
             assert!(!is_label(name), "{name}");
         }
         for name in ["web-0", "a.b.c", "etcd-node1.example.org", &"a".repeat(253)] {
