@@ -61,7 +61,9 @@ impl Objects {
                 .map_err(|error| read::map_error("OBJECTS", &error))
             }
             Self::Mapped(pieces) => {
-                pieces.iter().for_each(|piece| piece.each(&mut see));
+                for piece in pieces {
+                    piece.each(&mut see);
+                }
                 Ok(())
             }
             Self::InPieces(buckets) => {

@@ -29,17 +29,17 @@ pub fn who(owner: &Owner) -> String {
 
 /// Where the owner lives, nearest to what one would act on: pod and container, unit, else cgroup.
 pub fn place(owner: &Owner) -> Option<String> {
-    place_of(owner, container(owner))
+    place_of(owner, container(owner).as_deref())
 }
 
 /// The same without its container, where a pod or unit is known.
 pub(super) fn wider_place(owner: &Owner) -> Option<String> {
     let has_wider = owner.pod.is_some() || owner.pod_uid.is_some() || owner.unit.is_some();
-    place_of(owner, container(owner).filter(|_| !has_wider))
+    place_of(owner, container(owner).filter(|_| !has_wider).as_deref())
 }
 
-fn place_of(owner: &Owner, inside: Option<String>) -> Option<String> {
-    let container = || inside.as_ref().map(|name| format!("container {name}"));
+fn place_of(owner: &Owner, inside: Option<&str>) -> Option<String> {
+    let container = || inside.map(|name| format!("container {name}"));
     let with_container = |place: String| match container() {
         Some(container) => format!("{place}, {container}"),
         None => place,

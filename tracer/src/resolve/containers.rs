@@ -48,7 +48,7 @@ struct Wanted {
 /// Names of pods and containers.
 #[derive(Debug)]
 pub struct Containers {
-    containers: HashMap<String, (Trust, Container)>,
+    by_id: HashMap<String, (Trust, Container)>,
     pods: HashMap<String, (Trust, Pod)>,
     /// Containers without a name yet.
     wanted: HashMap<String, Wanted>,
@@ -67,7 +67,7 @@ impl Default for Containers {
     fn default() -> Self {
         let now = Instant::now();
         Self {
-            containers: HashMap::new(),
+            by_id: HashMap::new(),
             pods: HashMap::new(),
             wanted: HashMap::new(),
             wanted_pods: HashMap::new(),
@@ -101,7 +101,7 @@ impl Containers {
     /// The names of what a cgroup's path has ids of, as far as they are known.
     #[must_use]
     pub fn names(&self, ids: &CgroupNames) -> Named {
-        let container = ids.container_id.as_ref().and_then(|id| self.containers.get(id));
+        let container = ids.container_id.as_ref().and_then(|id| self.by_id.get(id));
         let container = container.map(|(_, container)| container).filter(|it| is_of(it, ids));
         let by_uid = ids.pod_uid.as_ref().and_then(|uid| self.pods.get(uid));
         let by_uid = by_uid.map(|(_, pod)| pod);
@@ -233,7 +233,7 @@ impl Containers {
             self.learn_pod(uid.clone(), trust, pod.clone());
         }
         self.wanted.remove(&id);
-        keep(&mut self.containers, id, trust, container);
+        keep(&mut self.by_id, id, trust, container);
     }
 
     fn learn_pod(&mut self, uid: String, trust: Trust, pod: Pod) {
@@ -434,7 +434,7 @@ mod tests {
         }
         let start = Instant::now();
         let containers = Containers::scan(&host);
-        assert_eq!(containers.containers.len(), 3_000);
+        assert_eq!(containers.by_id.len(), 3_000);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }

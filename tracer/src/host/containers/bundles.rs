@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Container, Pod, is_container_id, is_container_name, is_label, open, pod_uid};
 use crate::host::Host;
 
-/// Where containerd keeps its state, as it is packaged, and in k3s, k0s and MicroK8s.
+/// Where containerd keeps its state, as it is packaged, and in k3s, k0s and `MicroK8s`.
 const CONTAINERD: [&str; 4] = [
     "/run/containerd",
     "/run/k3s/containerd",
@@ -284,9 +284,7 @@ mod tests {
             namespace in "\\PC{0,20}|[a-z0-9-]{0,20}",
             bytes: Vec<u8>,
         ) {
-            parse_bundle(&bytes);
-            parse_docker(&bytes);
-            parse_podman(&bytes);
+            drop((parse_bundle(&bytes), parse_docker(&bytes), parse_podman(&bytes)));
             let annotations = serde_json::json!({"annotations": {
                 "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace,
                 "io.kubernetes.container.name": name,

@@ -25,8 +25,8 @@ pub const PATIENCE: Duration = Duration::from_millis(300);
 /// Most bytes of an answer: what 1,000 containers take is some 2 MB.
 const MOST_BYTES: usize = 16 << 20;
 
-/// containerd as it is packaged, CRI-O, docker's, k3s, k0s, MicroK8s. (`/var/run` is a link to
-/// `/run`.)
+/// containerd as it is packaged, CRI-O, docker's, k3s, k0s, `MicroK8s`. (`/var/run` is a link
+/// to `/run`.)
 const SOCKETS: [&str; 6] = [
     "run/containerd/containerd.sock",
     "run/crio/crio.sock",
