@@ -391,7 +391,8 @@ impl Drop for Podman {
             }
         }
         for parent in self.parents.iter().filter(|parent| parent.exists()) {
-            for directory in [&parent.join("conmon"), parent] {
+            let conmon = parent.join("conmon");
+            for directory in [&conmon, parent].into_iter().filter(|path| path.exists()) {
                 if let Err(error) = fs::remove_dir(directory) {
                     shout(&format!("left behind: {}: {error}", directory.display()));
                 }

@@ -213,6 +213,21 @@ mod tests {
     }
 
     #[test]
+    fn a_container_s_name_is_not_its_host_s() {
+        let tree = tempfile::tempdir().unwrap();
+        let host = Host::mounted(tree.path());
+        let own = uname(&Host::default()).unwrap();
+        assert_eq!(uname(&host).unwrap(), own, "nothing else is known");
+        fs::create_dir_all(host.join("etc")).unwrap();
+        fs::write(host.join("etc/hostname"), "# set by hand\n\nnode7\n").unwrap();
+        assert_eq!(uname(&host).unwrap(), Uname { hostname: "node7".to_owned(), ..own });
+        assert_eq!(own_pid(&host), None);
+        assert!(!own_proc_is_of(&host));
+        assert_eq!(own_pid(&Host::default()), Some(std::process::id()));
+        assert!(own_proc_is_of(&Host::default()));
+    }
+
+    #[test]
     fn the_running_system() {
         let host = Host::default();
         assert!(!uname(&host).unwrap().release.is_empty());

@@ -29,8 +29,12 @@ pub struct Logs {
 /// Reads both directories; what is not there says nothing.
 #[must_use]
 pub fn read(host: &Host) -> Logs {
-    let links = open::list(host, LINKS, MOST_ENTRIES).unwrap_or_default();
-    let pods = open::list(host, PODS, MOST_ENTRIES).unwrap_or_default();
+    read_most(host, MOST_ENTRIES)
+}
+
+fn read_most(host: &Host, most: usize) -> Logs {
+    let links = open::list(host, LINKS, most).unwrap_or_default();
+    let pods = open::list(host, PODS, most).unwrap_or_default();
     Logs {
         containers: unequivocal(links.entries.iter().filter_map(|(name, _)| parse_link(name))),
         pods: unequivocal(
@@ -164,8 +168,17 @@ mod tests {
 
     #[test]
     fn of_a_flooded_directory_no_more_is_read_than_is_bounded() {
-        let pairs = |text: &str| text.parse::<u8>().map(|n| (text.to_owned(), n)).ok();
-        assert_eq!(unequivocal(["1", "1", "2"].into_iter().filter_map(pairs)).len(), 2);
+        let tree = tempfile::tempdir().unwrap();
+        let host = Host::new(tree.path());
+        std::fs::create_dir_all(host.join(LINKS)).unwrap();
+        for number in 0..100 {
+            let name = format!("web-{number}_shop_web-{number:064x}.log");
+            std::fs::write(host.join(LINKS).join(name), "").unwrap();
+        }
+        let logs = read_most(&host, 10);
+        assert!(logs.cut && logs.containers.len() <= 12, "{}", logs.containers.len());
+        let logs = read_most(&host, 100);
+        assert_eq!((logs.containers.len(), logs.cut), (100, false));
         assert_eq!(read(&Host::new("/nonexistent")), Logs::default());
     }
 
