@@ -102,7 +102,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
     pub cgroup: Option<GlobMatcher>,
 
-    /// Only pods of this name or UID
+    /// Only pods of this name, namespace/name or UID: web-0, shop/*
     #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
     pub pod: Option<GlobMatcher>,
 
@@ -161,6 +161,13 @@ pub struct TraceArgs {
     #[arg(long, value_name = "FILE")]
     pub folded: Option<PathBuf>,
 
+    /// Where the root of the host is mounted, when run in a container: /host
+    ///
+    /// Everything under /proc, /sys, /run and /var is read there. Where only its /proc is mounted, the
+    /// rest is what the host's first process sees.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
+
     /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
     /// owner.share>0.5, untracked>0
     #[arg(long, value_name = "EXPR")]
@@ -189,6 +196,10 @@ pub struct CgroupsArgs {
     /// Rows shown of each table [default: 10 in text, all in JSON]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
+
+    /// Where the root of the host is mounted, when run in a container: /host
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
 
     /// How the report is printed
     #[arg(long, value_enum, default_value_t = CgroupsFormat::Text)]

@@ -21,7 +21,9 @@ use crate::{
 const ENV_EXECUTABLE: &str = "KLEAK_BIN";
 
 /// Programs that tests run, and the packages that have them.
-const NEEDED: [(&str, &str); 1] = [("ip", "iproute2")];
+///
+/// podman runs its containers by runc here: crun refuses a hierarchy of version 1 beside one of 2.
+const NEEDED: [(&str, &str); 3] = [("ip", "iproute2"), ("podman", "podman"), ("runc", "runc")];
 
 pub(crate) fn run(workspace: &Workspace, with_lint: bool, with_vm: bool) -> Result<()> {
     install_needed()?;

@@ -103,6 +103,18 @@ pub fn require_binary() -> Result<bool> {
     able(binary().err().map(|error| format!("{error:#}")).as_ref())
 }
 
+/// A program that a test runs, or `None` as [`require_live`] does. `cargo xtask test` installs it.
+pub fn require_program(name: &str) -> Result<Option<std::path::PathBuf>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    let found = std::env::split_paths(&path)
+        .chain(usual)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file());
+    let missing = found.is_none().then(|| format!("there is no {name} in PATH"));
+    Ok(if able(missing.as_ref())? { found } else { None })
+}
+
 /// Whether kleak follows named caches here: wherever there is BTF it has to.
 pub fn require_caches() -> Result<bool> {
     if !has_btf() {

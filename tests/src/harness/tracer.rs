@@ -33,9 +33,13 @@ impl Tracer {
     /// The same of another of kleak's commands.
     pub fn start_command(name: &str, options: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
+        command.arg(name).args(options);
+        Self::start_by(command)
+    }
+
+    /// The same by another command, which ends in kleak's.
+    pub fn start_by(mut command: Command) -> Result<Self> {
         let child = command
-            .arg(name)
-            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

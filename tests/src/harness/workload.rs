@@ -64,8 +64,13 @@ impl Workload {
     /// Starts one and does not wait: see [`Workload::await_ready`].
     pub fn spawn(program: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(program);
+        command.args(arguments);
+        Self::spawn_by(command)
+    }
+
+    /// The same by another command, which ends in the workload's.
+    pub fn spawn_by(mut command: Command) -> Result<Self> {
         let child = command
-            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

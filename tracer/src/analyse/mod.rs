@@ -159,7 +159,7 @@ pub struct Select {
     pub comm: Option<GlobMatcher>,
     /// Path of the cgroup, with or without its leading `/`.
     pub cgroup: Option<GlobMatcher>,
-    /// Name or UID of the pod.
+    /// Name, `namespace/name` or UID of the pod.
     pub pod: Option<GlobMatcher>,
     /// Only descendants of the command that kleak runs.
     pub family_only: bool,
@@ -180,10 +180,13 @@ impl Select {
             glob.as_ref().is_none_or(|glob| names.iter().flatten().any(|name| glob.is_match(name)))
         };
         let cgroup = owner.cgroup.as_deref();
+        let full_name = owner.namespace.as_ref().zip(owner.pod.as_ref());
+        let full_name = full_name.map(|(namespace, pod)| format!("{namespace}/{pod}"));
+        let pod = [full_name.as_deref(), owner.pod.as_deref(), owner.pod_uid.as_deref()];
         self.pid.is_none_or(|pid| owner.pid == Some(pid))
             && matches(&self.comm, &[owner.comm.as_deref()])
             && matches(&self.cgroup, &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))])
-            && matches(&self.pod, &[owner.pod.as_deref(), owner.pod_uid.as_deref()])
+            && matches(&self.pod, &pod)
             && (family || !self.family_only)
     }
 }

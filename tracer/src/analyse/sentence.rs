@@ -92,6 +92,9 @@ pub(super) fn percent(share: f64) -> String {
     }
 }
 
+/// Digits of an id that stand for all of it.
+const SHORT_ID: usize = 12;
+
 /// How far a sentence goes on about where an owner lives.
 const PLACE_LEN: usize = 40;
 
@@ -107,7 +110,7 @@ pub(super) fn owner(owner: &Owner, members: usize) -> String {
             .map_or_else(|| "an unknown owner".to_owned(), |name| format!("the {name} itself")),
         "cgroup" | "pod" => place.map_or_else(
             || format!("{} without a name", owner.kind),
-            |place| format!("{} {place}", if owner.pod.is_some() { "pod" } else { "cgroup" }),
+            |place| if owner.pod.is_some() { place } else { format!("cgroup {place}") },
         ),
         kind => {
             let name = owner.comm.as_deref().map_or("an unnamed process", |comm| comm);
@@ -134,11 +137,37 @@ pub(super) fn owner(owner: &Owner, members: usize) -> String {
     }
 }
 
+/// `shop/web-0`, or the pod's UID. In whole, as it is to be given to other tools.
+fn pod(owner: &Owner) -> Option<String> {
+    let pod = owner.pod.as_ref()?;
+    Some(match &owner.namespace {
+        Some(namespace) => format!("{namespace}/{pod}"),
+        None => pod.clone(),
+    })
+}
+
+/// `container web`; of an id as much as docker and crictl show.
+fn container(owner: &Owner) -> Option<String> {
+    let name = owner.container.as_ref()?;
+    let is_id = owner.container_id.as_ref() == Some(name);
+    let shown: String = if is_id { name.chars().take(SHORT_ID).collect() } else { name.clone() };
+    Some(format!("container {shown}"))
+}
+
 fn place(owner: &Owner) -> Option<String> {
     let place = match (&owner.pod, &owner.namespace, &owner.unit, &owner.cgroup) {
-        (Some(pod), Some(namespace), ..) => format!("{namespace}/{pod}"),
-        (Some(pod), None, ..) => pod.clone(),
-        (None, _, Some(unit), _) => unit.clone(),
+        (Some(_), ..) => {
+            let container = container(owner).map(|name| format!(", {name}")).unwrap_or_default();
+            return Some(format!("pod {}{container}", pod(owner)?));
+        }
+        // Where a container is run as a unit, both are its names.
+        (None, _, Some(unit), _) => match container(owner) {
+            Some(name) => return Some(format!("{unit}, {name}")),
+            None => unit.clone(),
+        },
+        (None, ..) if owner.container.is_some() && owner.kind != "cgroup" => {
+            return container(owner);
+        }
         (None, _, None, Some(cgroup)) if cgroup.as_str() != "/" || owner.kind == "cgroup" => {
             cgroup.clone()
         }
@@ -218,7 +247,27 @@ mod tests {
             namespace: Some("shop".to_owned()),
             ..kubelet.clone()
         };
-        assert_eq!(owner(&gone, 1), "kubelet (pid 1165, exited, shop/web-0)");
+        assert_eq!(owner(&gone, 1), "kubelet (pid 1165, exited, pod shop/web-0)");
+        let named = Owner { container: Some("web".to_owned()), ..gone.clone() };
+        assert_eq!(owner(&named, 1), "kubelet (pid 1165, exited, pod shop/web-0, container web)");
+        let row = Owner { kind: "pod".to_owned(), pid: None, comm: None, ..named.clone() };
+        assert_eq!(owner(&row, 1), "pod shop/web-0, container web");
+        let id = "3f1c5e0a9b7d4c2e8f6a1b3d5c7e9f0a2b4c6d8e0f1a3b5c7d9e1f2a4b6c8d0e";
+        let nameless = Owner {
+            pod: Some("0d5b6f9e-3c1a-4f7b-9e2d-8a6c4b2e0f1d".to_owned()),
+            namespace: None,
+            container: Some(id.to_owned()),
+            container_id: Some(id.to_owned()),
+            ..gone.clone()
+        };
+        assert_eq!(
+            owner(&nameless, 1),
+            "kubelet (pid 1165, exited, pod 0d5b6f9e-3c1a-4f7b-9e2d-8a6c4b2e0f1d, \
+             container 3f1c5e0a9b7d)"
+        );
+        let docker =
+            Owner { pod: None, namespace: None, container: Some("web".to_owned()), ..gone.clone() };
+        assert_eq!(owner(&docker, 1), "kubelet (pid 1165, exited, container web)");
         let many = Owner { pid: None, exited: None, unit: None, cgroup: None, ..kubelet };
         assert_eq!(owner(&many, 40), "kubelet (40 processes)");
         let deep =

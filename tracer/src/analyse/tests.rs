@@ -572,8 +572,11 @@ fn owners_are_selected_by_every_condition() {
     for path in ["/system.slice/kubelet*", "system.slice/kube*"] {
         assert_eq!(selected(Select { cgroup: glob(path), ..Select::default() }), ["kubelet"]);
     }
-    for name in ["web-*", "1234-*"] {
-        assert_eq!(selected(Select { pod: glob(name), ..Select::default() }), ["nginx"]);
+    for name in ["web-*", "1234-*", "shop/web-0", "shop/*", "*/web-0"] {
+        assert_eq!(selected(Select { pod: glob(name), ..Select::default() }), ["nginx"], "{name}");
+    }
+    for name in ["web", "shop", "other/web-0", "/web-0"] {
+        assert!(selected(Select { pod: glob(name), ..Select::default() }).is_empty(), "{name}");
     }
     assert_eq!(selected(Select { family_only: true, ..Select::default() }), ["nginx"]);
     let none = Select { pid: Some(1165), comm: glob("churn"), ..Select::default() };

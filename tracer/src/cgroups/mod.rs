@@ -21,7 +21,10 @@ pub mod snapshot;
 pub mod text;
 mod watch;
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use self::report::CgroupsReport;
 use crate::{
@@ -32,7 +35,7 @@ use crate::{
         cgroup::{CgroupLayout, MemoryVersion},
     },
     report::{json, text::Style},
-    trace::{Failure, Outcome, signals::Signals},
+    trace::{Failure, Outcome, plan::host_at, signals::Signals},
 };
 
 /// Where the memory controller's cgroups are.
@@ -44,8 +47,8 @@ struct Place {
 }
 
 impl Place {
-    fn find() -> Result<Self, Failure> {
-        let host = Host::default();
+    fn find(host_root: &Path) -> Result<Self, Failure> {
+        let host = host_at(host_root)?;
         let layout = CgroupLayout::detect(&host)?;
         let missing = || {
             Failure::Cannot(
@@ -65,7 +68,7 @@ impl Place {
 ///
 /// Errors: see [`Failure`].
 pub async fn run(args: &CgroupsArgs) -> Result<Outcome, Failure> {
-    let place = Place::find()?;
+    let place = Place::find(&args.host_root)?;
     let mut output = Output::create(&args.output)?;
     let mut signals = Signals::listen()?;
     let snapshot = match watch::run(&place, args.duration, &mut signals).await? {

@@ -14,7 +14,12 @@ use crate::{
     host::{Host, meminfo, process},
     probe::{self, CgroupSource, Probe, now_ns},
     report::{Owner, sanitize},
-    resolve::{cgroups::Cgroups, machine, owners},
+    resolve::{
+        cgroups::Cgroups,
+        containers::Containers,
+        machine,
+        owners::{self, Home},
+    },
     trace::{
         Failure,
         signals::{Arrived, Signals},
@@ -134,7 +139,7 @@ struct Events {
 
 impl Events {
     fn attach(place: &Place) -> Result<Self, probe::Error> {
-        let config = probe::Config::of_cgroups(CgroupSource::of(&place.layout));
+        let config = probe::Config::of_cgroups(&place.host, CgroupSource::of(&place.layout));
         let mut probe = Probe::load(&config)?;
         probe.attach(&config)?;
         let cgroups = Cgroups::scan(&place.host, &place.layout);
@@ -155,7 +160,20 @@ impl Events {
         let facts = self.probe.snapshot(0)?;
         let cgroups = &mut self.cgroups;
         let makers = &self.life.makers;
-        let owners = makers.iter().map(|maker| owner(maker, place, cgroups)).collect();
+        let homes: Vec<Option<Home>> = makers
+            .iter()
+            .map(|maker| cgroups.path(maker.cgroup, &place.host, &place.layout).map(Home::of))
+            .collect();
+        let mut containers = Containers::scan(&place.host);
+        containers.make_sure(&place.host, homes.iter().flatten().map(|home| &home.names));
+        let owners = makers
+            .iter()
+            .zip(&homes)
+            .map(|(maker, home)| {
+                let known = home.as_ref().map(|home| owners::owner_in(home, &containers));
+                owner(maker, place, cgroups, known.unwrap_or_default())
+            })
+            .collect();
         Ok(Watched {
             counts: facts.cgroup_events,
             owners,
@@ -169,8 +187,7 @@ impl Events {
 }
 
 /// Who a maker is, by the name it had when it acted.
-fn owner(maker: &Maker, place: &Place, cgroups: &mut Cgroups) -> Owner {
-    let cgroup = cgroups.path(maker.cgroup, &place.host, &place.layout);
+fn owner(maker: &Maker, place: &Place, cgroups: &mut Cgroups, known: Owner) -> Owner {
     let cgroup_removed = cgroups.removed(maker.cgroup, &place.host, &place.layout);
     let mut processes = maker.processes.iter();
     let only = match (processes.next(), processes.next()) {
@@ -185,7 +202,7 @@ fn owner(maker: &Maker, place: &Place, cgroups: &mut Cgroups) -> Owner {
             .and_then(|process| process::live(&place.host, process.tgid, process.start_ns).ok())
             .map(|live| !live),
         cgroup_removed,
-        ..owners::of_cgroup(cgroup)
+        ..known
     }
 }
 

@@ -65,10 +65,16 @@ fn roots(owner: &Owner) -> Vec<String> {
         "kthread" => return vec!["[kernel]".into(), itself],
         _ => (),
     }
-    let group = [&owner.pod, &owner.pod_uid, &owner.unit, &owner.cgroup]
-        .into_iter()
-        .find_map(|group| present(group.as_ref()))
-        .unwrap_or_else(|| "unknown".into());
+    // An id says no more than the path that it is in.
+    let container = owner.container.as_ref().filter(|_| owner.container != owner.container_id);
+    let group = [
+        owner.pod.as_ref(),
+        owner.pod_uid.as_ref(),
+        owner.unit.as_ref(),
+        container,
+        owner.cgroup.as_ref(),
+    ];
+    let group = group.into_iter().find_map(present).unwrap_or_else(|| "unknown".into());
     let mut frames = vec![format!("[{group}]")];
     // A row that stands for a whole group has no process of its own to name.
     if !(matches!(kind, "pod" | "cgroup") && owner.comm.is_none() && owner.pid.is_none()) {

@@ -102,14 +102,15 @@ pub struct CgroupStat {
 }
 
 impl CgroupLayout {
-    /// Finds out the layout from `/proc/self/mountinfo` and `/proc/cgroups`.
+    /// Finds out the layout from `/proc/self/mountinfo` (where the machine's root is not this
+    /// process's, `/proc/1/mountinfo`) and `/proc/cgroups`.
     ///
     /// # Errors
     ///
     /// When the mount table cannot be read, or `/proc/cgroups` exists and cannot.
     pub fn detect(host: &Host) -> Result<Self> {
         // As bytes: a mount point need not be UTF-8.
-        let mounts = read(&host.proc("self/mountinfo"))?;
+        let mounts = read(&host.proc(format!("{}/mountinfo", host.first_process())))?;
         let controllers = match read_text(&host.proc("cgroups")) {
             Ok(text) => parse_controllers(&text),
             // A kernel without cgroups.

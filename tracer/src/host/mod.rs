@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod classes;
+pub mod containers;
 pub mod features;
 pub mod footprint;
 pub mod gauge;
@@ -30,52 +31,84 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Where the files of a machine are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
+    /// Holds `proc`.
     root: PathBuf,
+    /// Holds all else: the same, but where only `proc` is there.
+    rest: PathBuf,
+    live: bool,
 }
 
 impl Default for Host {
     /// The running system.
     fn default() -> Self {
-        Self { root: PathBuf::from("/") }
+        Self::mounted("/")
     }
 }
 
 impl Host {
-    /// The machine whose `proc` and `sys` lie below `root`.
+    /// The machine whose `proc` and `sys` lie below `root`: a saved tree.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self { rest: root.clone(), root, live: false }
     }
 
-    /// The directory that holds `proc` and `sys`.
+    /// The running system, whose own root is mounted at `root`, as in a privileged container. With
+    /// nothing there but `proc`, what the first process sees stands in for the rest.
+    pub fn mounted(root: impl Into<PathBuf>) -> Self {
+        let host = Self { live: true, ..Self::new(root) };
+        if host.sys("kernel").exists() {
+            return host;
+        }
+        let rest = host.root.join("proc/1/root");
+        if rest.join("sys/kernel").exists() { Self { rest, ..host } } else { host }
+    }
+
+    /// The directory that holds `proc`.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
     /// Whether this is the running system, which can be asked more than its files say.
     pub fn is_live(&self) -> bool {
-        self.root == Path::new("/")
+        self.live
+    }
+
+    /// Whether its root is this process's own, so that what a path means is the same to both.
+    pub fn is_own_root(&self) -> bool {
+        self.live && self.root == Path::new("/")
+    }
+
+    /// The process whose mounts are the machine's: this one, or the first where this one is in a
+    /// container.
+    pub fn first_process(&self) -> &'static str {
+        if self.live && !self.is_own_root() { "1" } else { "self" }
     }
 
     /// An absolute path of that machine, as a path of this one. `..` is dropped, so that a mount
     /// table in a saved tree cannot lead out of it.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
-        let mut joined = self.root.clone();
-        joined.extend(path.as_ref().components().filter_map(|part| match part {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        }));
-        joined
+        below(&self.rest, path.as_ref())
     }
 
     /// A path below `/proc`.
     pub fn proc(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.join(Path::new("proc").join(relative(path.as_ref())))
+        below(&self.root, &Path::new("proc").join(relative(path.as_ref())))
     }
 
     /// A path below `/sys`.
     pub fn sys(&self, path: impl AsRef<Path>) -> PathBuf {
         self.join(Path::new("sys").join(relative(path.as_ref())))
     }
+}
+
+/// `path` below `root`, without its `..`.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    let mut joined = root.to_path_buf();
+    joined.extend(path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    }));
+    joined
 }
 
 /// The path without a leading `/`, which would replace what it is joined to.
@@ -182,8 +215,24 @@ mod tests {
     #[test]
     fn the_default_is_the_running_system() {
         let host = Host::default();
-        assert!(host.is_live());
+        assert!(host.is_live() && host.is_own_root());
+        assert_eq!(host.first_process(), "self");
         assert_eq!(host.proc("meminfo"), Path::new("/proc/meminfo"));
+    }
+
+    #[test]
+    fn the_running_system_mounted_elsewhere() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tree.path().join("proc/1/root/sys/kernel")).unwrap();
+        let host = Host::mounted(tree.path());
+        assert!(host.is_live() && !host.is_own_root());
+        assert_eq!(host.first_process(), "1");
+        assert_eq!(host.proc("meminfo"), tree.path().join("proc/meminfo"));
+        // With `proc` alone, the rest is what the first process sees.
+        assert_eq!(host.sys("fs"), tree.path().join("proc/1/root/sys/fs"));
+        std::fs::create_dir_all(tree.path().join("sys/kernel")).unwrap();
+        let host = Host::mounted(tree.path());
+        assert_eq!(host.join("/var/log"), tree.path().join("var/log"));
     }
 
     #[test]

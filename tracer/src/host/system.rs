@@ -33,10 +33,13 @@ pub fn uname(host: &Host) -> Result<Uname> {
     if host.is_live() {
         let name = nix::sys::utsname::uname()
             .map_err(|cause| HostError::Call { what: "the name of the system", cause })?;
+        let own_name = name.nodename().to_string_lossy().into_owned();
+        // In a container the call names the container.
+        let node = if host.is_own_root() { None } else { configured_name(host) };
         return Ok(Uname {
             release: name.release().to_string_lossy().into_owned(),
             machine: Some(name.machine().to_string_lossy().into_owned()),
-            hostname: name.nodename().to_string_lossy().into_owned(),
+            hostname: node.unwrap_or(own_name),
         });
     }
     let sysctl = |name: &str| {
@@ -47,6 +50,14 @@ pub fn uname(host: &Host) -> Result<Uname> {
         machine: sysctl("arch").ok(),
         hostname: sysctl("hostname").unwrap_or_default(),
     })
+}
+
+/// The name in `/etc/hostname`.
+fn configured_name(host: &Host) -> Option<String> {
+    let text = read_text(&host.join("etc/hostname")).ok()?;
+    let name =
+        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    Some(name.to_owned())
 }
 
 /// How many CPUs there can be, present or not: the kernel's `num_possible_cpus()`, by which it
@@ -60,11 +71,29 @@ pub fn possible_cpus(host: &Host) -> Result<u32> {
     parse_cpu_list(&read_text(&path)?).ok_or_else(|| malformed(&path, "not a list of CPUs"))
 }
 
-/// Whether this process is in the first pid namespace, where its ids are the kernel's own. `None`
-/// when the link cannot be read, as in a saved tree.
+/// Whether `/proc` shows processes by the ids that the kernel itself uses, those of the first pid
+/// namespace. `None` when the link cannot be read, as in a saved tree.
 pub fn in_initial_pid_namespace(host: &Host) -> Option<bool> {
-    let link = fs::read_link(host.proc("self/ns/pid")).ok()?;
+    let link = fs::read_link(host.proc(format!("{}/ns/pid", host.first_process()))).ok()?;
     Some(parse_namespace(link.to_str()?)? == INITIAL_PID_NAMESPACE)
+}
+
+/// This process's id as `/proc` shows it, which with a machine's root mounted elsewhere is not its
+/// own. `None` when it is not shown there.
+pub fn own_pid(host: &Host) -> Option<u32> {
+    if host.is_own_root() {
+        return Some(std::process::id());
+    }
+    fs::read_link(host.proc("self")).ok()?.to_str()?.parse().ok()
+}
+
+/// Whether this process's own `/proc` (which libraries read) shows the same processes by the same
+/// ids.
+pub fn own_proc_is_of(host: &Host) -> bool {
+    let namespace = |host: &Host| fs::read_link(host.proc("self/ns/pid")).ok();
+    host.is_own_root()
+        || (own_pid(host) == Some(std::process::id())
+            && namespace(&Host::default()).is_some_and(|own| Some(own) == namespace(host)))
 }
 
 /// `kernel.kptr_restrict`: 0 shows kernel addresses, 1 only with `CAP_SYSLOG`, 2 never. `None`
@@ -181,6 +210,21 @@ mod tests {
         assert_eq!(kernel_stack_bytes(&host, &MemInfo::default()), None);
         assert_eq!(in_initial_pid_namespace(&host), None);
         assert!(possible_cpus(&host).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn a_container_s_name_is_not_its_host_s() {
+        let tree = tempfile::tempdir().unwrap();
+        let host = Host::mounted(tree.path());
+        let own = uname(&Host::default()).unwrap();
+        assert_eq!(uname(&host).unwrap(), own, "nothing else is known");
+        fs::create_dir_all(host.join("etc")).unwrap();
+        fs::write(host.join("etc/hostname"), "# set by hand\n\nnode7\n").unwrap();
+        assert_eq!(uname(&host).unwrap(), Uname { hostname: "node7".to_owned(), ..own });
+        assert_eq!(own_pid(&host), None);
+        assert!(!own_proc_is_of(&host));
+        assert_eq!(own_pid(&Host::default()), Some(std::process::id()));
+        assert!(own_proc_is_of(&Host::default()));
     }
 
     #[test]

@@ -17,6 +17,8 @@ use aya::{
 };
 use kleak_common::{Control, row};
 
+use crate::host::Host;
+
 use super::{
     Config, Error, Following, Layout, OBJECT, Probe, Scope, functions, refused, rights, sys,
 };
@@ -226,7 +228,7 @@ impl Probe {
         let links = &mut self.links;
         if config.slab() {
             self.free_mode =
-                functions::attach(&mut self.ebpf, &self.layout, &config.btf, &mut links.functions);
+                functions::attach(&mut self.ebpf, &self.layout, config, &mut links.functions);
         }
         let by_function =
             self.layout.frees_fire_late && self.free_mode.following != Following::Tracepoints;
@@ -364,7 +366,7 @@ impl EmptyPrograms {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
-        rights::check()?;
+        rights::check(&Host::default())?;
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .map_max_entries("OBJECTS", 1)

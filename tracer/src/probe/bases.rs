@@ -35,7 +35,7 @@ const PAGE_SHIFT: u32 = 12;
 const WITNESSES: usize = 3;
 
 /// Finds them; `None` where they cannot be known for sure.
-pub(super) fn find(layout: &Layout) -> Option<Bases> {
+pub(super) fn find(layout: &Layout, host: &Host) -> Option<Bases> {
     let offsets = &layout.offsets;
     let needed = [offsets.page_head, offsets.slab_cache, offsets.cache_list];
     let page_struct = layout.page_struct?;
@@ -43,7 +43,7 @@ pub(super) fn find(layout: &Layout) -> Option<Bases> {
         return None;
     }
     let names = ["page_offset_base", "vmemmap_base", "slab_caches"];
-    let [direct, pages, caches] = kallsyms::addresses(&Host::default(), names);
+    let [direct, pages, caches] = kallsyms::addresses(host, names);
     let mut kernel = Kernel::load()?;
     let found = match (direct, pages, caches) {
         (Some(direct), Some(pages), Some(caches)) => kernel

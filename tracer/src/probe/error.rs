@@ -20,7 +20,7 @@ pub enum Error {
     },
     /// A pid namespace hides the processes of the node.
     #[error(
-        "kleak runs in a pid namespace of its own, so it could not tell whose memory it sees; run it in the host's:\n  docker run --pid=host ...   or, in a pod, hostPID: true"
+        "kleak runs in a pid namespace of its own, so it could not tell whose memory it sees; run it in the host's, or give it the host's root:\n  docker run --pid=host ...   or, in a pod, hostPID: true   or --host-root /host, with / mounted there"
     )]
     PidNamespace,
     /// Neither BTF nor tracefs.

@@ -11,7 +11,7 @@ use aya::{
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::{
-    Layout,
+    Config, Layout,
     attach::{chain, is_later},
     read,
 };
@@ -85,11 +85,13 @@ const CACHE_FREE: Function = Function {
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     layout: &Layout,
-    btf: &Path,
+    config: &Config,
     links: &mut Vec<Link>,
 ) -> FreeMode {
+    let btf: &Path = &config.btf;
     // While this is 0, both attach without complaint and are never called (kernel/trace/ftrace.c).
-    let switch = std::fs::read_to_string("/proc/sys/kernel/ftrace_enabled").unwrap_or_default();
+    let switch = std::fs::read_to_string(config.host.proc("sys/kernel/ftrace_enabled"));
+    let switch = switch.unwrap_or_default();
     if switch.trim() == "0" {
         return FreeMode {
             following: Following::Tracepoints,

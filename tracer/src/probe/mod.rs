@@ -112,6 +112,8 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each switches one thing on, in any combination")]
 pub struct Config {
+    /// Where the files of the running system are.
+    pub host: Host,
     /// kmalloc sizes to follow, bytes as the kernel rounds them; empty for no kmalloc at all.
     pub sizes: Vec<u64>,
     /// Follow named caches.
@@ -163,9 +165,10 @@ impl CgroupSource {
 impl Config {
     /// Nothing but the life of cgroups.
     #[must_use]
-    pub fn of_cgroups(cgroups: CgroupSource) -> Self {
-        let (btf, tracefs) = Self::usual_places();
+    pub fn of_cgroups(host: &Host, cgroups: CgroupSource) -> Self {
+        let (btf, tracefs) = Self::usual_places(host);
         Self {
+            host: host.clone(),
             sizes: Vec::new(),
             caches: false,
             scope: Scope::Cgroups,
@@ -194,9 +197,9 @@ impl Config {
 
     /// Usual places of BTF and tracefs.
     #[must_use]
-    pub fn usual_places() -> (PathBuf, Vec<PathBuf>) {
-        let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from);
-        (PathBuf::from("/sys/kernel/btf/vmlinux"), tracefs.to_vec())
+    pub fn usual_places(host: &Host) -> (PathBuf, Vec<PathBuf>) {
+        let tracefs = ["kernel/tracing", "kernel/debug/tracing"].map(|path| host.sys(path));
+        (host.sys("kernel/btf/vmlinux"), tracefs.to_vec())
     }
 }
 
@@ -242,16 +245,15 @@ impl Probe {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
-        rights::check()?;
+        rights::check(&config.host)?;
         // Of an unknown release the worst is assumed.
-        let release =
-            system::uname(&Host::default()).map(|uname| uname.release).unwrap_or_default();
+        let release = system::uname(&config.host).map(|uname| uname.release).unwrap_or_default();
         let layout = layout::find(&config.btf, &config.tracefs, &release)?;
         if config.scope == Scope::Cgroups && !layout.btf {
             return Err(Error::NoCgroupEvents { btf: config.btf.clone() });
         }
         // What follows no slab cache need not know them.
-        let bases = if config.slab() { bases::find(&layout) } else { None };
+        let bases = if config.slab() { bases::find(&layout, &config.host) } else { None };
         let by_address = bases.is_some();
         let settings = settings(config, &layout, bases);
         if config.caches && (layout.cache_events.is_empty() || !(layout.named || by_address)) {
@@ -412,7 +414,7 @@ fn settings(config: &Config, layout: &Layout, bases: Option<Bases>) -> Settings 
         gfp_dma: layout.gfp[0],
         gfp_reclaimable: layout.gfp[1],
         gfp_account: layout.gfp[2],
-        self_tgid: std::process::id(),
+        self_tgid: system::own_pid(&config.host).unwrap_or(0),
         stacks: match config.stacks {
             Stacks::Off => stacks::OFF,
             Stacks::Auto => stacks::AUTO,
@@ -504,10 +506,11 @@ fn exists(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupSource, Config, Scope, Stacks, free_mask};
+    use super::{CgroupSource, Config, Host, Scope, Stacks, free_mask};
 
     fn config(sizes: &[u64], caches: bool) -> Config {
         Config {
+            host: Host::default(),
             sizes: sizes.to_vec(),
             caches,
             scope: Scope::Allocations,

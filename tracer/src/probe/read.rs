@@ -84,7 +84,7 @@ pub(super) fn map_memory(ebpf: &Ebpf, config: &Config) -> u64 {
     let objects = if hashed { u64::from(config.max_objects) * BYTES_IN_HASH } else { 0 };
     let stacks = if config.stacks == Stacks::Off { 1 } else { u64::from(config.max_stacks) };
     let of = |(name, map): (&str, &Map)| {
-        let said = fd(map).and_then(sys::map_memory).unwrap_or(0);
+        let said = fd(map).and_then(|map| sys::map_memory(map, &config.host)).unwrap_or(0);
         match name {
             "OBJECTS" => said.max(objects),
             "STACKS" => said.max(stacks * BYTES_PER_STACK.0),

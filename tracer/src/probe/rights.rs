@@ -9,12 +9,13 @@ const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 
 /// Whether BPF programs may be loaded, and processes be seen.
-pub(super) fn check() -> Result<(), Error> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+pub(super) fn check(host: &Host) -> Result<(), Error> {
+    let status = std::fs::read_to_string(host.proc("self/status")).unwrap_or_default();
     if let Some(missing) = missing(&status) {
         return Err(Error::Privileges { missing });
     }
-    if system::in_initial_pid_namespace(&Host::default()) == Some(false) {
+    // What is not shown as itself could not be left out either.
+    if system::in_initial_pid_namespace(host) == Some(false) || system::own_pid(host).is_none() {
         return Err(Error::PidNamespace);
     }
     Ok(())

@@ -4,6 +4,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
+use crate::host::Host;
+
 /// Entries asked for in one call: 8,192 outstanding objects are 320 KiB of buffers.
 const BATCH: u32 = 8_192;
 
@@ -151,8 +153,8 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> std::io::Result<(u64, u64
 }
 
 /// Kernel memory of a map in bytes, as its fdinfo says (`memlock`); `None` where it does not.
-pub(super) fn map_memory(map: BorrowedFd<'_>) -> Option<u64> {
-    let path = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+pub(super) fn map_memory(map: BorrowedFd<'_>, host: &Host) -> Option<u64> {
+    let path = host.proc(format!("self/fdinfo/{}", map.as_raw_fd()));
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
     line.trim().parse().ok()

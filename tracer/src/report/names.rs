@@ -14,6 +14,7 @@ pub fn who(owner: &Owner) -> String {
         "unknown" => {
             text(owner.comm.as_ref()).map_or_else(|| "[unknown]".into(), |name| format!("[{name}]"))
         }
+        // Without its container: a pod has several.
         "pod" => pod(owner).or_else(|| place(owner)).unwrap_or_else(|| "(no pod)".into()),
         "cgroup" => text(owner.cgroup.as_ref())
             .map_or_else(|| "(no cgroup)".into(), |path| marked(path, owner)),
@@ -26,10 +27,27 @@ pub fn who(owner: &Owner) -> String {
     }
 }
 
-/// Where the owner lives, nearest to what one would act on: pod, unit, else cgroup.
+/// Where the owner lives, nearest to what one would act on: pod and container, unit, else cgroup.
 pub fn place(owner: &Owner) -> Option<String> {
+    place_of(owner, container(owner).as_deref())
+}
+
+/// The same without its container, where a pod or unit is known.
+pub(super) fn wider_place(owner: &Owner) -> Option<String> {
+    let has_wider = owner.pod.is_some() || owner.pod_uid.is_some() || owner.unit.is_some();
+    place_of(owner, container(owner).filter(|_| !has_wider).as_deref())
+}
+
+fn place_of(owner: &Owner, inside: Option<&str>) -> Option<String> {
+    let container = || inside.map(|name| format!("container {name}"));
+    let with_container = |place: String| match container() {
+        Some(container) => format!("{place}, {container}"),
+        None => place,
+    };
     pod(owner)
-        .or_else(|| text(owner.unit.as_ref()))
+        .map(with_container)
+        .or_else(|| text(owner.unit.as_ref()).map(with_container))
+        .or_else(container)
         .or_else(|| {
             if owner.kind == "kthread" {
                 Some("kernel thread".into())
@@ -52,6 +70,14 @@ pub fn pod(owner: &Owner) -> Option<String> {
         Some(namespace) => format!("{namespace}/{pod}"),
         None => pod,
     })
+}
+
+/// The container's name; of its id as much as docker and crictl show.
+pub fn container(owner: &Owner) -> Option<String> {
+    const SHORT_ID: usize = 12;
+    let name = text(owner.container.as_ref())?;
+    let is_id = owner.container == owner.container_id;
+    Some(if is_id { name.chars().take(SHORT_ID).collect() } else { name })
 }
 
 /// A name that is there and not empty, safe to print.
@@ -128,6 +154,14 @@ mod tests {
         };
         assert_eq!(who(&pod), "shop/web-0");
         assert_eq!(place(&pod).as_deref(), Some("shop/web-0"));
+        let pod = Owner { container: Some("web".into()), ..pod };
+        assert_eq!(who(&pod), "shop/web-0");
+        assert_eq!(place(&pod).as_deref(), Some("shop/web-0, container web"));
+        let id = Some("3f1c5e0a9b7d4c2e8f6a1b3d5c7e9f0a".to_owned());
+        let docker = Owner { container: id.clone(), container_id: id, ..owner("process") };
+        assert_eq!(place(&docker).as_deref(), Some("container 3f1c5e0a9b7d"));
+        let quadlet = Owner { unit: Some("web.service".into()), ..docker };
+        assert_eq!(place(&quadlet).as_deref(), Some("web.service, container 3f1c5e0a9b7d"));
         assert_eq!(who(&owner("pod")), "(no pod)");
         let removed = Owner { cgroup_removed: Some(true), ..kubelet };
         assert_eq!(place(&removed).as_deref(), Some("kubelet.service (removed)"));

@@ -114,6 +114,19 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_on_a_pod() {
+        let mut report = sample::incident();
+        let mut owner = report.owners[1].owner.clone();
+        owner.kind = "pod".into();
+        report.verdict.owner = Some(owner);
+        let text = plain(&report, 100);
+        let pod = "kube-system/coredns-5d78c9869d-x2x7k";
+        let line = format!("  owner       pod {pod}: process coredns, pid 20417, exited\n");
+        assert!(text.contains(&line), "{text}");
+        assert!(text.contains(&format!("  pod         {pod}\n  container   coredns\n")), "{text}");
+    }
+
+    #[test]
     fn by_pod() {
         let mut report = sample::incident();
         report.filter.by = "pod".into();

@@ -5,6 +5,8 @@
 //! gives it (a container id is 64 hex digits, a pod is below `kubepods`), because a wrong name is
 //! worse than none.
 
+use crate::host::containers::{is_container_id, is_container_name, pod_uid};
+
 /// The owner that a path names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupNames {
@@ -21,7 +23,10 @@ pub struct CgroupNames {
     /// Container id, 64 hex digits. Of containers in containers, the outermost one in its pod:
     /// the one that the node's own tools know.
     pub container_id: Option<String>,
-    /// `docker`, `containerd`, `cri-o` or `podman`, where the path tells.
+    /// The container's name, with runtimes that have no ids: LXC (Incus, LXD, Proxmox) and
+    /// systemd-nspawn.
+    pub container_name: Option<String>,
+    /// `docker`, `containerd`, `cri-o`, `podman`, `lxc` or `systemd-nspawn`, where the path tells.
     pub runtime: Option<&'static str>,
 }
 
@@ -64,15 +69,24 @@ pub fn parse(path: &str) -> CgroupNames {
     let in_pod = names.pod_uid.is_some();
     let container =
         (inside..parts.len()).find_map(|at| Some((at, container_at(&parts, at, in_pod)?)));
+    let mut in_unit = false;
     if let Some((at, container)) = container {
-        names.container_id = Some(container.id.to_owned());
+        match container.id {
+            Called::Id(id) => names.container_id = Some(id.to_owned()),
+            Called::Name(name) => names.container_name = Some(name),
+        }
         names.runtime = container.runtime;
+        in_unit = container.in_unit;
         inside = at;
     }
 
-    // What lies above a pod or container runs it, and is not in it.
-    let below = if in_pod || container.is_some() { inside + 1 } else { 0 };
-    let unit = unit_at(&parts, below);
+    // What lies above a pod or container runs it, and is not in it; unless it is run as a unit.
+    let below = if in_pod || names.runtime.is_some() || names.container_id.is_some() {
+        inside + 1
+    } else {
+        0
+    };
+    let unit = unit_at(&parts, below).or_else(|| in_unit.then(|| unit_at(&parts[..inside], 0))?);
     names.unit = unit.map(|at| display_name(parts[at]));
     let around = unit.unwrap_or(parts.len());
     names.slice = parts[..around]
@@ -88,10 +102,22 @@ struct Pod {
     qos: Qos,
 }
 
-#[derive(Clone, Copy)]
 struct Container<'a> {
-    id: &'a str,
+    id: Called<'a>,
     runtime: Option<&'static str>,
+    /// Whether the unit that it lies in was made for it alone.
+    in_unit: bool,
+}
+
+enum Called<'a> {
+    Id(&'a str),
+    Name(String),
+}
+
+impl<'a> Container<'a> {
+    fn of_id(id: &'a str, runtime: Option<&'static str>) -> Self {
+        Self { id: Called::Id(id), runtime, in_unit: false }
+    }
 }
 
 /// The pod that a component stands for.
@@ -125,38 +151,31 @@ fn pod_at(parts: &[&str], at: usize) -> Option<Pod> {
     if rest == "kubepods" || rest.ends_with("-kubepods") { Some(Pod { uid, qos }) } else { None }
 }
 
-/// A pod UID with dashes: a UUID, written with `-` or `_`, or the 32 hex digits of a static pod
-/// (the hash of its manifest).
-fn pod_uid(text: &str) -> Option<String> {
-    if is_hex(text, 32) {
-        return Some(text.to_owned());
-    }
-    let uid = text.replace('_', "-");
-    let groups: Vec<&str> = uid.split('-').collect();
-    let lengths = [8, 4, 4, 4, 12];
-    let is_uuid = groups.len() == lengths.len()
-        && groups.iter().zip(lengths).all(|(group, length)| is_hex(group, length));
-    is_uuid.then_some(uid)
-}
-
 /// The container that a component stands for.
 ///
 /// With systemd: `<prefix>-<id>.scope`. With cgroupfs: the bare id below its pod or a directory
 /// of the runtime, or `<prefix>-<id>`. With mismatched drivers: `<slice>:<prefix>:<id>`. The
-/// monitors (`crio-conmon-…`, `libpod-conmon-…`) are processes beside the container, and are left
-/// as the units they are.
+/// monitors (`crio-conmon-…`, `libpod-conmon-…`, `lxc.monitor.…`) are processes beside the
+/// container, and are left as the units or paths they are. A bare id below `libpod_parent` is a pod
+/// of podman's.
 fn container_at<'a>(parts: &[&'a str], at: usize, in_pod: bool) -> Option<Container<'a>> {
     let part = parts[at];
     let parent = at.checked_sub(1).map(|index| parts[index]);
     if is_container_id(part) {
         let runtime = match parent? {
-            "docker" => Some("docker"),
-            "k8s.io" => Some("containerd"),
-            "libpod_parent" => Some("podman"),
+            // The second: GitHub's runner has docker put its containers there.
+            "docker" | "actions_job" => Some("docker"),
+            // Namespaces of containerd: of Kubernetes, and of ctr and nerdctl.
+            "k8s.io" | "default" => Some("containerd"),
+            // Amazon's agent has docker put them below one for the task.
+            task if parts[0] == "ecs" && pod_uid(task).is_some() => Some("docker"),
             _ if in_pod && pod_at(parts, at - 1).is_some() => None,
             _ => return None,
         };
-        return Some(Container { id: part, runtime });
+        return Some(Container::of_id(part, runtime));
+    }
+    if let Some(name) = lxc(part, parent, at).or_else(|| nspawn(part, parent)) {
+        return Some(name);
     }
     let (prefix, id) = match part.strip_suffix(".scope") {
         Some(scope) => scope.rsplit_once('-')?,
@@ -167,14 +186,49 @@ fn container_at<'a>(parts: &[&'a str], at: usize, in_pod: bool) -> Option<Contai
         "docker" => "docker",
         "cri-containerd" | "nerdctl" => "containerd",
         "crio" => "cri-o",
-        "libpod" => "podman",
+        // The second in the unit that podman was started in (`--cgroups=split`, as Quadlet does).
+        "libpod" | "libpod-payload" => "podman",
         _ => return None,
     };
-    is_container_id(id).then_some(Container { id, runtime: Some(runtime) })
+    let container = Container::of_id(id, Some(runtime));
+    is_container_id(id).then_some(Container {
+        in_unit: prefix == "libpod-payload" && parent.is_some(),
+        ..container
+    })
 }
 
-fn is_container_id(text: &str) -> bool {
-    is_hex(text, 64)
+/// `lxc.payload.<name>` (LXC 4), `lxc.payload/<name>` (3.1) or `lxc/<name>` (before, and Proxmox):
+/// `src/lxc/cgroups/cgfsng.c`. Where such a cgroup was left behind, the next one has `-1`, and so on,
+/// at its end, so that a name which ends so may be of another container.
+fn lxc<'a>(part: &str, parent: Option<&str>, at: usize) -> Option<Container<'a>> {
+    let name = match (part.strip_prefix("lxc.payload."), parent) {
+        (Some(name), _) => name,
+        (None, Some("lxc" | "lxc.payload")) if at == 1 => part,
+        _ => return None,
+    };
+    let counted = name
+        .rsplit_once('-')
+        .is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()));
+    let known = is_container_name(name) && !counted;
+    let id = Called::Name(name.to_owned());
+    known.then_some(Container { id, runtime: Some("lxc"), in_unit: false })
+}
+
+/// `payload` below `systemd-nspawn@<name>.service` or `machine-<name>.scope`: `src/nspawn` in
+/// systemd. (The scopes of virtual machines have no such part.)
+fn nspawn<'a>(part: &str, parent: Option<&str>) -> Option<Container<'a>> {
+    let unit = parent.filter(|_| part == "payload")?;
+    let name = match unit.strip_prefix("systemd-nspawn@") {
+        Some(rest) => rest.strip_suffix(".service")?,
+        None => unit.strip_prefix("machine-")?.strip_suffix(".scope")?,
+    };
+    let name = display_name(name);
+    let known = is_container_name(&name);
+    known.then_some(Container {
+        id: Called::Name(name),
+        runtime: Some("systemd-nspawn"),
+        in_unit: true,
+    })
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
@@ -318,6 +372,12 @@ mod tests {
         /machine.slice/libpod-ID.scope/container       - machine.slice - - ID podman
         /machine.slice/libpod-conmon-ID.scope          libpod-conmon-ID.scope machine.slice - - - -
         /libpod_parent/libpod-ID                       - - - - ID podman
+        /libpod_parent/NODE                            - - - - - -
+        /libpod_parent/NODE/libpod-ID                  - - - - ID podman
+        /libpod_parent/conmon                          - - - - - -
+        /libpod-payload-ID                             - - - - ID podman
+        /system.slice/web.service/libpod-payload-ID    web.service system.slice - - ID podman
+        /default/ID                                    - - - - ID containerd
         /user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container  - user.slice - - ID podman
         # seen from within a cgroup namespace
         /../cri-containerd-ID.scope                    - - - - ID containerd
@@ -330,6 +390,8 @@ mod tests {
         /mykubepods-podUID_.slice                      - mykubepods-podUID_.slice - - - -
         /system.slice/docker-abc123.scope              docker-abc123.scope system.slice - - - -
         /system.slice/other-ID.scope                   other-ID.scope system.slice - - - -
+        /ecs/ID/NODE                                   - - - - - -
+        /x/ecs/STATIC/ID                               - - - - - -
     ";
 
     fn fill(text: &str) -> String {
@@ -364,6 +426,65 @@ mod tests {
             rows += 1;
         }
         assert!(rows >= 60, "{rows}");
+    }
+
+    /// Layouts as they were seen, or are documented, elsewhere: `path`, `unit`, `slice`, `pod_uid`,
+    /// `qos`, `container_id`, `container_name`, `runtime`, and where it is from.
+    const SEEN: &str = include_str!("cgroup_paths.txt");
+
+    #[test]
+    fn paths_that_others_have_seen() {
+        let mut rows = 0;
+        for row in SEEN.lines().filter(|row| !row.is_empty() && !row.starts_with('#')) {
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            let [path, expected @ .., source] = columns.as_slice() else { panic!("{row}") };
+            let names = parse(path);
+            // An id stands in the path, and in the table by its beginning.
+            let id = names.container_id.as_deref().map(|id| &id[..8]);
+            let found = [
+                names.unit.as_deref(),
+                names.slice.as_deref(),
+                names.pod_uid.as_deref(),
+                names.qos.map(Qos::as_str),
+                id,
+                names.container_name.as_deref(),
+                names.runtime,
+            ]
+            .map(|name| name.unwrap_or("-"));
+            assert_eq!(found.as_slice(), expected, "{path}");
+            assert!(source.contains('.') && source.contains('/'), "no source: {row}");
+            rows += 1;
+        }
+        assert!(rows >= 25, "{rows}");
+    }
+
+    #[test]
+    fn containers_that_have_names_and_no_ids() {
+        let named = |path: &str| {
+            let names = parse(path);
+            (names.container_name, names.runtime, names.unit)
+        };
+        let of = |name: &str, runtime, unit: Option<&str>| {
+            (Some(name.to_owned()), Some(runtime), unit.map(str::to_owned))
+        };
+        assert_eq!(named("/lxc.payload.web"), of("web", "lxc", None));
+        let inner = "/lxc.payload.web/system.slice/nginx.service";
+        assert_eq!(named(inner), of("web", "lxc", Some("nginx.service")));
+        assert_eq!(named("/lxc/101/ns/init.scope"), of("101", "lxc", Some("init.scope")));
+        let machine = r"/machine.slice/machine-my\x2dbox.scope/payload/system.slice/a.service";
+        assert_eq!(named(machine), of("my-box", "systemd-nspawn", Some("a.service")));
+        // It may be the second cgroup of `web`; a monitor; a virtual machine; something else.
+        for path in [
+            "/lxc.payload.web-1",
+            "/lxc.payload.",
+            "/lxc.monitor.web",
+            "/x/lxc/web",
+            r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator",
+            "/machine.slice/other@web.service/payload",
+            "/payload",
+        ] {
+            assert_eq!((named(path).0, named(path).1), (None, None), "{path}");
+        }
     }
 
     #[test]
@@ -403,6 +524,7 @@ mod tests {
             let names = parse(&path);
             prop_assert_eq!(names.pod_uid, None);
             prop_assert_eq!(names.container_id, None);
+            prop_assert!(names.container_name.is_none_or(|name| path.contains(&name)));
             if let Some(unit) = names.unit {
                 prop_assert!(path.contains(&unit));
             }

@@ -38,6 +38,11 @@ impl Cgroups {
         Self { paths, ..Self::default() }
     }
 
+    /// The paths that are known.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.values().map(|known| known.path.as_str())
+    }
+
     /// Takes note of an event. A path that was cut in the event does not replace a whole one.
     pub fn apply(&mut self, change: CgroupChange) {
         use crate::probe::ChangeKind::{Created, Released, Removed};

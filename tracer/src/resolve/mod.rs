@@ -2,6 +2,7 @@
 
 pub mod cgroup_path;
 pub mod cgroups;
+pub mod containers;
 pub mod machine;
 pub mod owners;
 pub mod roles;

@@ -4,7 +4,11 @@
 use hashbrown::HashMap;
 use kleak_common::{Process, ProcessKey, Site, context};
 
-use super::{cgroup_path, cgroups::Cgroups};
+use super::{
+    cgroup_path::{self, CgroupNames},
+    cgroups::Cgroups,
+    containers::Containers,
+};
 use crate::{
     host::{Host, cgroup::CgroupLayout, process},
     report::Owner,
@@ -17,8 +21,11 @@ pub fn of_sites(
     host: &Host,
     layout: &CgroupLayout,
     cgroups: &mut Cgroups,
+    containers: &mut Containers,
 ) -> HashMap<u64, Owner> {
     let mut seen: HashMap<ProcessKey, Identity> = HashMap::new();
+    let homes = homes(snapshot, host, layout, cgroups);
+    containers.make_sure(host, homes.values().map(|home| &home.names));
     snapshot
         .sites
         .iter()
@@ -32,9 +39,10 @@ pub fn of_sites(
                     let identity = seen.entry(process).or_insert_with(|| {
                         identify(process, snapshot.processes.get(&process), host)
                     });
-                    let path = cgroups.path(site.cgroup, host, layout);
                     let removed = cgroups.removed(site.cgroup, host, layout);
-                    of_process(site, identity, path, removed)
+                    let home = homes.get(&site.cgroup);
+                    let owner = home.map(|home| owner_in(home, containers)).unwrap_or_default();
+                    of_process(site, identity, owner, removed)
                 }
             };
             (key, owner)
@@ -47,16 +55,51 @@ fn nobody(kind: &str) -> Owner {
     Owner { kind: kind.to_owned(), ..Owner::default() }
 }
 
-/// What the path of its cgroup says of an owner.
-pub(crate) fn of_cgroup(cgroup: Option<String>) -> Owner {
-    let names = cgroup.as_deref().map(cgroup_path::parse).unwrap_or_default();
+/// A cgroup, and what its path says.
+pub(crate) struct Home {
+    path: String,
+    pub(crate) names: CgroupNames,
+}
+
+impl Home {
+    pub(crate) fn of(path: String) -> Self {
+        Self { names: cgroup_path::parse(&path), path }
+    }
+}
+
+/// The cgroups of all processes of a snapshot, by id.
+fn homes(
+    snapshot: &Snapshot,
+    host: &Host,
+    layout: &CgroupLayout,
+    cgroups: &mut Cgroups,
+) -> HashMap<u64, Home> {
+    let mut homes = HashMap::new();
+    for facts in snapshot.sites.values() {
+        let (id, context) = (facts.site.cgroup, facts.site.context);
+        if matches!(context, context::SOFTIRQ | context::HARDIRQ) || homes.contains_key(&id) {
+            continue;
+        }
+        if let Some(path) = cgroups.path(id, host, layout) {
+            homes.insert(id, Home::of(path));
+        }
+    }
+    homes
+}
+
+/// What is known of an owner by its cgroup. A name that is not known is the id's.
+pub(crate) fn owner_in(home: &Home, containers: &Containers) -> Owner {
+    let Home { path, names } = home;
+    let called = containers.names(names);
+    let (namespace, pod) = called.pod.map(|pod| (pod.namespace, pod.name)).unzip();
     Owner {
-        cgroup,
-        unit: names.unit,
-        pod: names.pod_uid.clone(),
-        container: names.container_id.clone(),
-        pod_uid: names.pod_uid,
-        container_id: names.container_id,
+        cgroup: Some(path.clone()),
+        unit: names.unit.clone(),
+        pod: pod.or_else(|| names.pod_uid.clone()),
+        namespace,
+        container: called.container.or_else(|| names.container_id.clone()),
+        pod_uid: names.pod_uid.clone(),
+        container_id: names.container_id.clone(),
         ..Owner::default()
     }
 }
@@ -64,7 +107,7 @@ pub(crate) fn of_cgroup(cgroup: Option<String>) -> Owner {
 fn of_process(
     site: &Site,
     identity: &Identity,
-    cgroup: Option<String>,
+    owner: Owner,
     cgroup_removed: Option<bool>,
 ) -> Owner {
     Owner {
@@ -73,7 +116,7 @@ fn of_process(
         comm: identity.comm.clone(),
         exited: identity.exited,
         cgroup_removed,
-        ..of_cgroup(cgroup)
+        ..owner
     }
 }
 

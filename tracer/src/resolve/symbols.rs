@@ -1,6 +1,6 @@
 //! Addresses to function names, by blazesym.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use blazesym::{
     MaybeDefault, Pid,
@@ -13,7 +13,10 @@ use hashbrown::HashMap;
 use kleak_common::{ProcessKey, context};
 
 use super::roles;
-use crate::report::Frames;
+use crate::{
+    host::{Host, system},
+    report::Frames,
+};
 
 /// Where a kernel stack begins for a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +30,24 @@ pub enum Leaf {
 /// Looks up kernel functions, and remembers them.
 pub struct KernelSymbols {
     symbolizer: Symbolizer,
+    kallsyms: PathBuf,
     names: HashMap<u64, Option<Arc<str>>>,
 }
 
 impl Default for KernelSymbols {
     fn default() -> Self {
-        Self { symbolizer: Symbolizer::new(), names: HashMap::new() }
+        Self::of(&Host::default())
     }
 }
 
 impl KernelSymbols {
+    /// Functions of the running kernel.
+    #[must_use]
+    pub fn of(host: &Host) -> Self {
+        let (symbolizer, names) = (Symbolizer::new(), HashMap::new());
+        Self { symbolizer, kallsyms: host.proc("kallsyms"), names }
+    }
+
     /// The function that a return address lies in; the address itself where it has no name (no
     /// right to read `/proc/kallsyms`, or `kptr_restrict`).
     pub fn name(&mut self, address: u64) -> Arc<str> {
@@ -49,7 +60,7 @@ impl KernelSymbols {
             return known.clone();
         }
         let source = Source::Kernel(Kernel {
-            kallsyms: MaybeDefault::Default,
+            kallsyms: MaybeDefault::Some(self.kallsyms.clone()),
             // A vmlinux with debug information is large, and tells no more than the names.
             vmlinux: MaybeDefault::None,
             ..Kernel::default()
@@ -141,16 +152,19 @@ const USER_NAMES: usize = 1 << 17;
 /// addresses are the same.
 pub struct UserSymbols {
     symbolizer: Symbolizer,
+    /// Whether the ids of processes mean the same to blazesym, which reads this process's `/proc`.
+    readable: bool,
     names: HashMap<(ProcessKey, u64), Arc<str>>,
 }
 
-impl Default for UserSymbols {
-    fn default() -> Self {
-        Self { symbolizer: Symbolizer::new(), names: HashMap::new() }
-    }
-}
-
 impl UserSymbols {
+    /// Functions of the processes of a machine.
+    #[must_use]
+    pub fn of(host: &Host) -> Self {
+        let readable = system::own_proc_is_of(host);
+        Self { symbolizer: Symbolizer::new(), readable, names: HashMap::new() }
+    }
+
     /// Names of a user stack's functions, leaf first; an address without a name stays a number.
     /// `None` when the process cannot be read, most often because it has ended.
     pub fn frames(&mut self, process: ProcessKey, addresses: &[u64]) -> Option<Frames> {
@@ -171,6 +185,9 @@ impl UserSymbols {
     }
 
     fn look_up(&mut self, key: ProcessKey, addresses: &[u64]) -> Option<()> {
+        if !self.readable {
+            return None;
+        }
         let mut process = Process::new(Pid::from(key.tgid));
         // Its file lies in a directory that anyone can write to.
         process.perf_map = false;

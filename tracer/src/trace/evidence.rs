@@ -10,13 +10,15 @@ use crate::{
         meminfo::{self, MemInfo},
         slabinfo, system,
     },
-    probe::{self, Probe},
+    probe::{self, CgroupChange, ChangeKind, Probe},
     report::{
         Cgroups as CgroupCounts, Command, Cost, Frames, Host as HostFacts, Loss, Mode, Sampling,
         ledger::{page_cache, percpu_cache},
     },
     resolve::{
+        cgroup_path,
         cgroups::Cgroups,
+        containers::Containers,
         machine, owners,
         symbols::{KernelSymbols, Leaf, UserSymbols, number},
     },
@@ -32,7 +34,8 @@ pub(super) struct Spent {
 
 /// What names are made from, kept over the intervals of a run.
 pub(super) struct Resolver {
-    pub(super) cgroups: Cgroups,
+    cgroups: Cgroups,
+    containers: Containers,
     kernel: KernelSymbols,
     user: UserSymbols,
     /// User stacks by site and id, looked up while the process lived.
@@ -48,10 +51,16 @@ pub(super) struct Resolver {
 impl Resolver {
     /// Reads what has to be known before anything is traced.
     pub(super) fn new(plan: &Plan) -> Self {
+        let cgroups = Cgroups::scan(&plan.host, &plan.layout);
+        let mut containers = Containers::scan(&plan.host);
+        for path in cgroups.paths() {
+            containers.want(&cgroup_path::parse(path));
+        }
         Self {
-            cgroups: Cgroups::scan(&plan.host, &plan.layout),
-            kernel: KernelSymbols::default(),
-            user: UserSymbols::default(),
+            cgroups,
+            containers,
+            kernel: KernelSymbols::of(&plan.host),
+            user: UserSymbols::of(&plan.host),
             user_stacks: HashMap::new(),
             slab_before: HashMap::new(),
             slab_after: HashMap::new(),
@@ -73,6 +82,19 @@ impl Resolver {
     pub(super) fn read_books(&mut self, plan: &Plan) {
         self.slab_after = slab_counts(plan);
         self.meminfo = meminfo::read(&plan.host).unwrap_or_default();
+    }
+
+    /// Takes note of what became of a cgroup.
+    pub(super) fn apply(&mut self, change: CgroupChange) {
+        if change.kind == ChangeKind::Created && !change.path_cut {
+            self.containers.want(&cgroup_path::parse(&change.path));
+        }
+        self.cgroups.apply(change);
+    }
+
+    /// Looks up names of pods and containers while these are there.
+    pub(super) fn learn_names(&mut self, plan: &Plan) {
+        self.containers.chores(&plan.host);
     }
 
     /// Looks up user stacks whose process still lives.
@@ -102,7 +124,13 @@ impl Resolver {
     ) -> Evidence {
         let Spent { cost, sampling, mut notes } = spent;
         let cache_names = self.cache_names(plan, &mut snapshot);
-        let owners = owners::of_sites(&snapshot, &plan.host, &plan.layout, &mut self.cgroups);
+        let owners = owners::of_sites(
+            &snapshot,
+            &plan.host,
+            &plan.layout,
+            &mut self.cgroups,
+            &mut self.containers,
+        );
         let kernel_stacks = self.kernel_stacks(&snapshot, probe);
         self.learn_user_stacks(&snapshot, probe);
         let user_stacks = self.user_stacks(&snapshot, probe);

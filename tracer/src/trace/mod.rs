@@ -6,7 +6,7 @@ mod evidence;
 mod history;
 mod meter;
 mod outputs;
-mod plan;
+pub(crate) mod plan;
 mod session;
 pub(crate) mod signals;
 

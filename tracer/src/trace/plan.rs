@@ -1,6 +1,10 @@
 //! From options to what will be done: checked as far as can be before anything is attached.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
@@ -101,8 +105,15 @@ impl Plan {
     ///
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
-        let host = Host::default();
         check_combinations(args)?;
+        let host = host_at(&args.host_root)?;
+        if !args.command.is_empty() && !system::own_proc_is_of(&host) {
+            return Err(Failure::Cannot(
+                "a COMMAND and --host-root go together only in the host's pid namespace: start \
+                 kleak there (hostPID: true, docker run --pid=host)"
+                    .to_owned(),
+            ));
+        }
         if let Some(word) = args.command.first() {
             super::child::find(word).map_err(Failure::Usage)?;
         }
@@ -118,9 +129,10 @@ impl Plan {
         let choice = choose(args, &classes, &host, &mut remarks)?;
         let release = system::uname(&host).map(|uname| uname.release).unwrap_or_default();
         let max_objects = max_objects(args, &release, &meminfo, &mut remarks)?;
-        let (btf, tracefs) = probe::Config::usual_places();
+        let (btf, tracefs) = probe::Config::usual_places(&host);
         let (pages, percpu) = (args.kind.contains(&Kind::Page), args.kind.contains(&Kind::Percpu));
         let config = probe::Config {
+            host: host.clone(),
             sizes: choice.slots.clone(),
             caches: choice.named,
             scope: probe::Scope::Allocations,
@@ -180,6 +192,23 @@ impl Plan {
             remarks,
         })
     }
+}
+
+/// The running system, its root mounted at `root`.
+///
+/// Errors: there is no `/proc` of it.
+pub(crate) fn host_at(root: &Path) -> Result<Host, Failure> {
+    let host = Host::mounted(root);
+    if !host.is_own_root() && !host.proc("1/stat").exists() {
+        return Err(Failure::Cannot(format!(
+            "--host-root {0}: {1} shows no processes; have the host's root mounted there, with what \
+             is mounted below it:\n  docker run -v /:{0}:ro,rslave ...   or, in a pod, a hostPath \
+             volume of / with mountPropagation: HostToContainer",
+            root.display(),
+            host.proc("").display(),
+        )));
+    }
+    Ok(host)
 }
 
 fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {

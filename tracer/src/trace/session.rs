@@ -328,13 +328,14 @@ impl<'a> Session<'a> {
 
     fn read_cgroup_events(&mut self) {
         for change in self.probe.cgroup_changes() {
-            self.resolver.cgroups.apply(change);
+            self.resolver.apply(change);
         }
     }
 
     /// Keeps the bounded tables of the kernel side in order.
     fn chores(&mut self) -> Result<(), Failure> {
         self.read_cgroup_events();
+        self.resolver.learn_names(self.plan);
         let caches = &self.plan.caches;
         self.probe.decide_caches(|name| caches.wants(name))?;
         let host = &self.plan.host;

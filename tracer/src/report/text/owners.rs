@@ -69,7 +69,13 @@ fn fit(report: &Report, rows: &[OwnerRow], width: usize) -> (Vec<Column>, bool) 
     let mut placed = false;
     if rows.iter().any(|row| place(report, row).is_some()) {
         let mut column = column("UNIT/POD", true, rows, |row| {
-            place(report, row).map_or("-".into(), |place| shorten(&place, WIDEST))
+            let Some(place) = place(report, row) else { return "-".into() };
+            // A pod's whole name is worth more than half of that and half of the container's.
+            if shorten(&place, WIDEST) == place {
+                place
+            } else {
+                shorten(&names::wider_place(&row.owner).unwrap_or(place), WIDEST)
+            }
         });
         let left = room.saturating_sub(taken(&names) + GAP);
         placed = left >= column.width().min(PLACE);

@@ -51,6 +51,15 @@ fn describe(owner: &Owner, facts: &mut Vec<(&'static str, String)>) {
     let itself = match (owner.kind.as_str(), names::text(owner.comm.as_ref()), owner.pid) {
         ("softirq" | "hardirq", ..) => format!("{}: the kernel itself, for no process", owner.kind),
         ("unknown", None, None) => "unknown".into(),
+        // The process, if it is one, is in it.
+        ("pod" | "cgroup", comm, pid) => {
+            let of = match (comm, pid) {
+                (Some(comm), Some(pid)) => format!(": process {comm}, pid {pid}{exited}"),
+                (Some(comm), None) => format!(": processes {comm}"),
+                _ => String::new(),
+            };
+            format!("{} {}{of}", noun(&owner.kind), names::who(owner))
+        }
         (kind, Some(comm), Some(pid)) => format!("{} {comm}, pid {pid}{exited}", noun(kind)),
         (kind, Some(comm), None) => format!("{} {comm}{exited}", noun(kind)),
         (kind, None, Some(pid)) => format!("{}, pid {pid}{exited}", noun(kind)),
