@@ -224,8 +224,12 @@ says what it could not read. A saved tree may hold as little as proc/meminfo.
 Exit status: 0 done, 1 failed, 2 usage, 3 nothing about memory could be read.")]
 pub struct DoctorArgs {
     /// Read proc, sys, var/log and dev/kmsg below DIR, of a saved or mounted tree
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "host_root")]
     pub root: Option<PathBuf>,
+
+    /// Where the root of the host is mounted, when run in a container: /host
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
 
     /// How the report is printed
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]

@@ -1,7 +1,7 @@
 //! `kleak doctor`: where a node's memory has gone, from files alone, and which tool answers next.
 //!
-//! Flow: [`gather`] reads files into [`facts`]; [`books`] puts memory as the kernel, kubelet and
-//! `free` see it together; [`findings`] are rules over both; [`report`] is the result, which [`text`]
+//! Flow: `gather` reads files into [`facts`]; [`books`] puts memory as the kernel, kubelet and
+//! `free` see it together; `findings` are rules over both; [`report`] is the result, which [`text`]
 //! prints. Everything past `gather` is pure.
 
 pub mod books;
@@ -22,7 +22,7 @@ use crate::{
     export::output::Output,
     host::Host,
     report::{json, text::Style},
-    trace::{Failure, Outcome},
+    trace::{Failure, Outcome, plan::host_at},
 };
 
 /// Runs `kleak doctor`.
@@ -38,7 +38,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
             )));
         }
         Some(root) => Host::new(root),
-        None => Host::default(),
+        None => host_at(&args.host_root)?,
     };
     let mut output = Output::create(&args.output)?;
     let report = examine(&host).ok_or_else(|| nothing(&host))?;

@@ -6,7 +6,7 @@ pub fn bytes(n: u64) -> String {
     size(n as f64)
 }
 
-/// As [`bytes`], for a figure that was computed; a sign is kept, and what is not a number is `?`.
+/// As [`bytes()`], for a figure that was computed; a sign is kept, and what is not a number is `?`.
 pub fn size(n: f64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if !n.is_finite() {

@@ -159,7 +159,7 @@ impl Budget {
             "one program for each event from now on: what comes, in interrupts, while it runs is lost, \
              and counted"
                 .to_owned()
-        } else if self.exhausted {
+        } else if self.exhausted || share <= self.limit {
             return None;
         } else {
             self.exhausted = true;
