@@ -13,6 +13,7 @@ use crate::{
         release::Release,
         slabinfo::SlabCache,
     },
+    resolve::containers::Named,
 };
 
 /// A machine at one instant; what could not be read is `None`, and in [`Facts::unread`] with why.
@@ -104,6 +105,15 @@ pub struct Process {
     pub cgroup: Option<String>,
     /// Its cgroup in systemd's own hierarchy, where that is another one (version 1).
     pub systemd_cgroup: Option<String>,
+    /// What the pod and the container of these cgroups are called.
+    pub called: Named,
+}
+
+impl Process {
+    /// Its cgroups, the one that its memory is charged to first.
+    pub fn cgroups(&self) -> impl Iterator<Item = &str> {
+        [&self.cgroup, &self.systemd_cgroup].into_iter().flatten().map(String::as_str)
+    }
 }
 
 /// Memory cgroups.

@@ -17,6 +17,10 @@ use crate::{
         slabinfo::{self, SlabCache},
         system,
     },
+    resolve::{
+        cgroup_path::{self, CgroupNames},
+        containers::{Containers, Named},
+    },
 };
 
 /// How long caches are looked at for growth. All is to take less than two seconds.
@@ -360,8 +364,27 @@ fn processes(host: &Host, layout: &CgroupLayout, facts: &mut Facts) {
     for &(resident, pid, pages) in sizes.iter().take(MOST_PROCESSES) {
         facts.processes.extend(one(host, layout, pid, resident, pages));
     }
+    name_containers(host, &mut facts.processes);
     let rest = sizes.get(MOST_PROCESSES..).unwrap_or_default();
     find_kubelet(host, facts, &rest.iter().map(|&(_, pid, _)| pid).collect::<Vec<_>>());
+}
+
+/// Looks up what pods and containers are called, from the node alone.
+fn name_containers(host: &Host, processes: &mut [Process]) {
+    let ids = |process: &Process| -> Vec<CgroupNames> {
+        let contained = |ids: &CgroupNames| ids.pod_uid.is_some() || ids.container_id.is_some();
+        process.cgroups().map(cgroup_path::parse).filter(contained).collect()
+    };
+    let all: Vec<CgroupNames> = processes.iter().flat_map(ids).collect();
+    if all.is_empty() {
+        return;
+    }
+    let mut containers = Containers::scan(host);
+    containers.make_sure(host, all.iter());
+    for process in processes {
+        let named = ids(process).iter().map(|ids| containers.names(ids)).next();
+        process.called = named.unwrap_or_default();
+    }
 }
 
 /// Of a saved tree a guess: `VmRSS` of `status` is used where it is there.
@@ -394,7 +417,7 @@ fn one(
     let systemd = memberships.iter().find(|one| one.controllers == "name=systemd");
     let systemd_cgroup =
         systemd.filter(|one| Some(&one.path) != cgroup.as_ref()).map(|one| one.path.clone());
-    Some(Process { pid, comm, footprint, cgroup, systemd_cgroup })
+    Some(Process { pid, comm, footprint, cgroup, systemd_cgroup, called: Named::default() })
 }
 
 /// kubelet's thresholds, where one runs or has left its configuration. `rest` are processes whose names
@@ -408,7 +431,7 @@ fn find_kubelet(host: &Host, facts: &mut Facts, rest: &[u32]) {
     };
     let pid = large.map(|process| process.pid).or_else(small);
     let arguments = pid.and_then(|pid| read(&host.proc(format!("{pid}/cmdline"))).ok());
-    let in_pod = |path: &str| crate::resolve::cgroup_path::parse(path).pod_uid.is_some();
+    let in_pod = |path: &str| cgroup_path::parse(path).pod_uid.is_some();
     let pods = facts.processes.iter().any(|one| one.cgroup.as_deref().is_some_and(in_pod));
     let mut kubelet = facts.kubelet.clone().unwrap_or_default();
     let mut file = "var/lib/kubelet/config.yaml".to_owned();

@@ -18,17 +18,23 @@ pub(super) struct Owner {
     pub unit: Option<String>,
     /// The same as `systemctl` takes it, where it can be had.
     pub unit_name: Option<String>,
-    /// Pod UID.
+    /// Pod name, or its UID while the name is unknown.
     pub pod: Option<String>,
-    /// Container id.
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Container name, or its id while the name is unknown.
     pub container: Option<String>,
+    /// Pod UID.
+    pub pod_uid: Option<String>,
+    /// Container id.
+    pub container_id: Option<String>,
 }
 
 /// The owner that a process's cgroups name. On version 1 a unit without memory accounting is in
 /// systemd's own hierarchy alone.
 pub(super) fn of(process: &Process) -> Owner {
     let mut owner = Owner::default();
-    for path in [&process.cgroup, &process.systemd_cgroup].into_iter().flatten() {
+    for path in process.cgroups() {
         let names = cgroup_path::parse(path);
         // The first that says anything: the hierarchies may be out of step only in what they leave out.
         if owner == Owner::default() {
@@ -36,11 +42,16 @@ pub(super) fn of(process: &Process) -> Owner {
                 // An escaped name is shown unescaped, and systemctl would not find it by that.
                 path.split('/').find(|part| part == unit).map(str::to_owned)
             });
+            let called = process.called.clone();
+            let (namespace, pod) = called.pod.map(|pod| (pod.namespace, pod.name)).unzip();
             owner = Owner {
                 unit_name: raw,
                 unit: names.unit,
-                pod: names.pod_uid,
-                container: names.container_id,
+                pod: pod.or_else(|| names.pod_uid.clone()),
+                namespace,
+                container: called.container.or_else(|| names.container_id.clone()),
+                pod_uid: names.pod_uid,
+                container_id: names.container_id,
             };
         }
     }
@@ -56,13 +67,21 @@ fn limit_of(cgroups: &Cgroups, process: &Process) -> Option<Limit> {
     cgroups.limit(process.cgroup.as_deref()?)
 }
 
-/// Where a process is, in words safe to print: `unit auditd.service`, `pod UID`, `cgroup /x`.
+/// Where a process is, in words safe to print: `unit auditd.service`, `pod shop/web-0, container web`,
+/// `cgroup /x`.
 pub(super) fn place(process: &Process, owner: &Owner) -> String {
+    let named = owner.container.as_ref().filter(|_| owner.container != owner.container_id);
     if let Some(pod) = &owner.pod {
-        return format!("pod {}", terminal(pod));
+        let space = owner.namespace.as_ref().map(|space| format!("{}/", terminal(space)));
+        let inside = named.map(|name| format!(", container {}", terminal(name)));
+        let (space, inside) = (space.unwrap_or_default(), inside.unwrap_or_default());
+        return format!("pod {space}{}{inside}", terminal(pod));
     }
-    if let Some(container) = &owner.container {
-        return format!("container {}", terminal(container.get(..12).unwrap_or(container)));
+    if let Some(name) = named {
+        return format!("container {}", terminal(name));
+    }
+    if let Some(id) = &owner.container_id {
+        return format!("container {}", terminal(id.get(..12).unwrap_or(id)));
     }
     if let Some(unit) = &owner.unit {
         return format!("unit {}", terminal(unit));
@@ -77,6 +96,7 @@ pub(super) fn place(process: &Process, owner: &Owner) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{host::containers::Pod, resolve::containers::Named};
 
     fn process(cgroup: &str, systemd: Option<&str>) -> Process {
         Process {
@@ -101,6 +121,18 @@ mod tests {
         let escaped = process(r"/system.slice/a\x2db.service", None);
         let owner = of(&escaped);
         assert_eq!((owner.unit.as_deref(), owner.unit_name), (Some("a-b.service"), None));
+    }
+
+    #[test]
+    fn pods_and_containers_go_by_their_names_where_these_are_known() {
+        let (uid, id) = ("2c3f9a60-0b1d-4e77-9a51-5d6f7a8b9c01", "ab".repeat(32));
+        let mut process = process(&format!("/kubepods/burstable/pod{uid}/{id}"), None);
+        assert_eq!(place(&process, &of(&process)), format!("pod {uid}"));
+        let pod = Pod { namespace: "shop".to_owned(), name: "cart-0".to_owned() };
+        process.called = Named { pod: Some(pod), container: Some("cart".to_owned()) };
+        let owner = of(&process);
+        assert_eq!(place(&process, &owner), "pod shop/cart-0, container cart");
+        assert_eq!((owner.pod_uid.as_deref(), owner.container_id), (Some(uid), Some(id)));
     }
 
     #[test]

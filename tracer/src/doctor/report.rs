@@ -101,10 +101,16 @@ pub struct ProcessRow {
     pub cgroup: Option<String>,
     /// systemd unit, by its cgroup.
     pub unit: Option<String>,
-    /// Pod UID, by its cgroup.
+    /// Pod name, by its cgroup, or the pod's UID while the name is unknown.
     pub pod: Option<String>,
-    /// Container id, by its cgroup.
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Container name, by its cgroup, or the container's id while the name is unknown.
     pub container: Option<String>,
+    /// Pod UID.
+    pub pod_uid: Option<String>,
+    /// Container id.
+    pub container_id: Option<String>,
     /// Lowest memory limit it is under.
     pub limit_bytes: Option<u64>,
     /// Whether it is under any; `null` when that is not known.

@@ -80,7 +80,10 @@ fn processes(facts: &Facts) -> Vec<ProcessRow> {
                 cgroup: process.cgroup.clone(),
                 unit: owner.unit,
                 pod: owner.pod,
+                namespace: owner.namespace,
                 container: owner.container,
+                pod_uid: owner.pod_uid,
+                container_id: owner.container_id,
                 limit_bytes: bytes(limit),
                 limited: limit.map(|limit| limit != Limit::None),
             }

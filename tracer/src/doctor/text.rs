@@ -192,9 +192,7 @@ fn processes(rows: &[ProcessRow], page: &mut Page) {
             (None, Some(false)) => "none".to_owned(),
             (None, _) => "?".to_owned(),
         }),
-        column("CGROUP", true, &|row| {
-            row.cgroup.as_ref().map_or_else(|| "?".to_owned(), |path| terminal(path).into_owned())
-        }),
+        column("OWNER", true, &|row| terminal(&owner(row)).into_owned()),
     ];
     squeeze(&mut columns, page.width() + GAP);
     let mut lines = lay_out(&columns, rows.len()).into_iter();
@@ -203,6 +201,18 @@ fn processes(rows: &[ProcessRow], page: &mut Page) {
     for line in lines {
         page.line(Paint::Plain, &line);
     }
+}
+
+/// Pod, container, unit, or the cgroup's path.
+fn owner(row: &ProcessRow) -> String {
+    if let Some(pod) = &row.pod {
+        return match &row.namespace {
+            Some(namespace) => format!("{namespace}/{pod}"),
+            None => format!("pod {pod}"),
+        };
+    }
+    let named = row.container.as_ref().or(row.unit.as_ref()).or(row.cgroup.as_ref());
+    named.cloned().unwrap_or_else(|| "?".to_owned())
 }
 
 fn unread(report: &DoctorReport, page: &mut Page) {

@@ -56,10 +56,10 @@ fn known(process: &Process, owner: &Owner) -> Option<(&'static str, Option<Strin
 
 /// What to run to learn more of the owner.
 fn look(process: &Process, owner: &Owner) -> String {
-    if let Some(container) = &owner.container {
+    if let Some(container) = &owner.container_id {
         return format!("crictl inspect {}", quoted(container));
     }
-    if let Some(pod) = &owner.pod {
+    if let Some(pod) = &owner.pod_uid {
         return format!("crictl pods --label io.kubernetes.pod.uid={}", quoted(pod));
     }
     if let Some(unit) = &owner.unit_name {
@@ -144,7 +144,10 @@ fn one(context: &Context<'_>, process: &Process) -> Option<Finding> {
             .with("cgroup", process.cgroup.clone())
             .with("unit", owner.unit.clone())
             .with("pod", owner.pod.clone())
+            .with("namespace", owner.namespace.clone())
             .with("container", owner.container.clone())
+            .with("pod_uid", owner.pod_uid.clone())
+            .with("container_id", owner.container_id.clone())
             .with("limited", limit.map(|limit| limit != Limit::None))
             .with(
                 "limit_bytes",
