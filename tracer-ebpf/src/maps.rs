@@ -209,10 +209,10 @@ pub(crate) fn piece_role(index: usize) -> u8 {
 /// Whether a block of that order has been allocated since the start.
 #[inline(always)]
 pub(crate) fn has_order(order: u32) -> bool {
-    // SAFETY: the index is below the length, and a byte is read whole.
+    // SAFETY: the index is masked, and a byte is read whole.
     unsafe {
         let seen = (&raw const CONTROL.orders).cast::<u8>();
-        core::ptr::read_volatile(seen.add(bounded(order as usize, ORDERS))) != 0
+        core::ptr::read_volatile(seen.add(order as usize & (ORDERS - 1))) != 0
     }
 }
 

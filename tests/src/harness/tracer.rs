@@ -13,7 +13,7 @@ use super::kleak::{Finished, Killed, binary};
 use super::{PATIENCE, Report, on_this_machine, output, wait_for};
 
 /// Time to load the programs, on a machine that is busy with other tests.
-const ATTACH: Duration = Duration::from_secs(10);
+const ATTACH: Duration = Duration::from_secs(25);
 
 /// A `kleak trace` that has attached. Killed with its guard.
 #[derive(Debug)]
