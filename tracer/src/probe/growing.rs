@@ -32,6 +32,8 @@ impl Probe {
     /// Errors: a map cannot be written.
     pub fn mark_growing(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let growing = growing(&mut self.most_held, &held(snapshot));
+        // What a site held counts while there is such a site, also when it holds nothing for a moment.
+        self.most_held.retain(|site, _| snapshot.sites.contains_key(site));
         let map = self.ebpf.map_mut("GROWING").ok_or_else(|| missing("GROWING"))?;
         let mut map: BpfHashMap<_, u64, u8> =
             BpfHashMap::try_from(map).map_err(|error| map_error("GROWING", &error))?;
@@ -74,8 +76,6 @@ fn growing(most: &mut HashMap<u64, u64>, now: &HashMap<u64, Held>) -> HashSet<u6
             }
         }
     }
-    // Of sites that hold nothing nothing need be kept.
-    most.retain(|site, _| now.contains_key(site));
     grown.sort_unstable_by(|a, b| b.cmp(a));
     grown.into_iter().take(MOST).map(|(_, site)| site).collect()
 }
@@ -109,6 +109,8 @@ mod tests {
         for objects in [100, 4_000, 300, 5_000] {
             assert!(growing(&mut most, &all([(1, objects)])).is_empty(), "{objects}");
         }
+        assert!(growing(&mut most, &all([])).is_empty());
+        assert!(growing(&mut most, &all([(1, 5_000)])).is_empty(), "it held nothing for a moment");
         let marks = (1..=20).filter(|look| {
             let now = all([(1, 5_000 + look * LEAST / 4)]);
             !growing(&mut most, &now).is_empty()
