@@ -19,8 +19,9 @@ use super::{
     signals::{Arrived, Signals},
 };
 use crate::{
-    analyse,
+    analyse::{self, Evidence},
     cli::Stacks,
+    export::Exhibit,
     host::{own, process},
     probe::{Following, FreeMode, Measuring, Probe},
     report::Report,
@@ -77,12 +78,14 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     }
     // Before a command that still runs is ended: its end frees memory and takes time, and the report
     // is of the window.
-    let report = session.final_report(child.as_ref());
+    let evidence = session.final_evidence();
     end_child(child.as_mut()).await;
-    let mut report = report?;
-    report.command = child.as_ref().map(Running::report);
+    let mut evidence = evidence?;
+    evidence.command = child.as_ref().map(Running::report);
+    let report = analyse::analyse(&evidence, &plan.options);
+    let profile = analyse::profile(&evidence, &plan.options);
     outputs.print(&report)?;
-    outputs.finish(&report)?;
+    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(judge(&plan, &report, child.as_ref()))
 }
 
@@ -389,21 +392,20 @@ impl<'a> Session<'a> {
         let snapshot = self.snapshot()?;
         self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
-        self.report(snapshot, child)
-    }
-
-    fn final_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
-        let snapshot = self.snapshot()?;
-        self.report(snapshot, child)
-    }
-
-    fn report(&mut self, snapshot: Snapshot, child: Option<&Running>) -> Result<Report, Failure> {
-        let spent = self.spent()?;
-        let command = child.map(Running::report);
-        let points = self.history.points();
-        let evidence =
-            self.resolver.evidence(self.plan, snapshot, points, &self.probe, command, spent);
+        let mut evidence = self.evidence(snapshot)?;
+        evidence.command = child.map(Running::report);
         Ok(analyse::analyse(&evidence, &self.plan.options))
+    }
+
+    fn final_evidence(&mut self) -> Result<Evidence, Failure> {
+        let snapshot = self.snapshot()?;
+        self.evidence(snapshot)
+    }
+
+    fn evidence(&mut self, snapshot: Snapshot) -> Result<Evidence, Failure> {
+        let spent = self.spent()?;
+        let points = self.history.points();
+        Ok(self.resolver.evidence(self.plan, snapshot, points, &self.probe, spent))
     }
 }
 
