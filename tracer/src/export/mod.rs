@@ -5,6 +5,7 @@ use std::io;
 use crate::report::Report;
 
 pub mod folded;
+pub mod frames;
 pub mod output;
 
 /// A format that a report can be written in: one file each in this folder.
