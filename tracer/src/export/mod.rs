@@ -6,6 +6,7 @@ use crate::report::{Report, profile::Profile};
 
 pub mod files;
 pub mod folded;
+pub mod frames;
 pub mod output;
 
 /// What an exporter starts from.
