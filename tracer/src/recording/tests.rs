@@ -443,7 +443,7 @@ proptest! {
         if let Ok((_, mut frame)) = read(&packed(&lines)) {
             let look = Look { min_age: Some(std::time::Duration::from_secs(2)), ..Look::default() };
             if let Ok((options, _)) = look.apply(&mut frame) {
-                let _ = printed(&analyse(&frame.evidence, &options));
+                drop(printed(&analyse(&frame.evidence, &options)));
             }
         }
     }
