@@ -60,6 +60,8 @@ pub(super) struct Plan {
     pub(super) output: PathBuf,
     /// Files in other formats.
     pub(super) exports: Vec<(export::Format, PathBuf)>,
+    /// The recording.
+    pub(super) save: Option<PathBuf>,
     pub(super) conditions: Vec<Condition>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
@@ -108,7 +110,7 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
-        check_paths(&args.output, &args.exports)?;
+        check_paths(&args.output, args.save.as_deref(), &args.exports)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -190,6 +192,7 @@ impl Plan {
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
             exports: args.exports.wanted(),
+            save: args.save.clone(),
             conditions: args.fail_on.clone(),
             command: args.command.clone(),
             remarks,
@@ -245,12 +248,14 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
 /// Refuses two outputs in one file.
 ///
 /// Errors: names them.
-fn check_paths(report: &Path, exports: &Exports) -> Result<(), Failure> {
-    let mut taken = vec![("output", report)];
+fn check_paths(report: &Path, save: Option<&Path>, exports: &Exports) -> Result<(), Failure> {
     let wanted = exports.wanted();
-    for (format, path) in &wanted {
-        let option = format.option();
-        if let Some((other, _)) = taken.iter().find(|(_, used)| used == path) {
+    let outputs = std::iter::once(("output", report))
+        .chain(save.map(|path| ("save", path)))
+        .chain(wanted.iter().map(|(format, path)| (format.option(), path.as_path())));
+    let mut taken: Vec<(&str, &Path)> = Vec::new();
+    for (option, path) in outputs {
+        if let Some((other, _)) = taken.iter().find(|(_, used)| *used == path) {
             return Err(Failure::Usage(format!(
                 "--{option} and --{other} name the same file; give each its own"
             )));
