@@ -18,7 +18,7 @@ use crate::{
 /// What does not fit together in a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {place} of {of} is not there")]
-pub struct Misfit {
+pub(super) struct Misfit {
     what: &'static str,
     place: i64,
     of: &'static str,

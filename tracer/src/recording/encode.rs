@@ -17,7 +17,7 @@ use crate::{
 /// Why evidence does not fit a recording. No run of this version comes to it.
 #[derive(Debug, thiserror::Error)]
 #[error("a recording cannot hold this: {0}")]
-pub struct Unfit(String);
+pub(super) struct Unfit(String);
 
 /// Everything that reports are made from.
 ///

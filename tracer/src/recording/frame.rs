@@ -78,6 +78,8 @@ pub(super) enum Unreadable {
     TooLarge,
     #[error("it is not what kleak writes ({0})")]
     Foreign(serde_json::Error),
+    #[error("it does not fit together: {0}")]
+    Misfit(super::decode::Misfit),
 }
 
 /// The frame that `packed` is at, its checksum compared.

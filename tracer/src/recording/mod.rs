@@ -26,17 +26,29 @@
 //! versions may add to `kleak.recording/1`. What an older reader would misunderstand is another number.
 
 mod bounded;
+mod damage;
 mod decode;
 mod encode;
+mod foreign;
 mod format;
 mod frame;
+mod look;
+mod narrow;
 mod pace;
+mod reader;
+mod replay;
+mod scan;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    damage::Damage,
+    look::{Look, LookError},
+    narrow::NarrowError,
     pace::Pace,
+    reader::{Frame, ReadError, Recording},
+    replay::{export, report},
     writer::{WriteError, Writer, Written},
 };
 

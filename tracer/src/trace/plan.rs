@@ -10,10 +10,10 @@ use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 
-use super::Failure;
+use super::{Failure, outputs::check_paths};
 use crate::{
     analyse,
-    cli::{Exports, Format, Kind, Stacks, TraceArgs},
+    cli::{Format, Kind, Stacks, TraceArgs},
     export,
     host::{
         Host,
@@ -110,7 +110,11 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
-        check_paths(&args.output, args.save.as_deref(), &args.exports)?;
+        let exports = args.exports.wanted();
+        let mut written = vec![("output", args.output.as_path())];
+        written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+        written.extend(args.save.as_deref().map(|path| ("save", path)));
+        check_paths(&written)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -191,7 +195,7 @@ impl Plan {
             format: args.format,
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
-            exports: args.exports.wanted(),
+            exports,
             save: args.save.clone(),
             conditions: args.fail_on.clone(),
             command: args.command.clone(),
@@ -241,26 +245,6 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
     }
     if !args.command.is_empty() && args.pid.is_some() {
         return usage("--pid and a COMMAND exclude each other: the report is of the command");
-    }
-    Ok(())
-}
-
-/// Refuses two outputs in one file.
-///
-/// Errors: names them.
-fn check_paths(report: &Path, save: Option<&Path>, exports: &Exports) -> Result<(), Failure> {
-    let wanted = exports.wanted();
-    let outputs = std::iter::once(("output", report))
-        .chain(save.map(|path| ("save", path)))
-        .chain(wanted.iter().map(|(format, path)| (format.option(), path.as_path())));
-    let mut taken: Vec<(&str, &Path)> = Vec::new();
-    for (option, path) in outputs {
-        if let Some((other, _)) = taken.iter().find(|(_, used)| *used == path) {
-            return Err(Failure::Usage(format!(
-                "--{option} and --{other} name the same file; give each its own"
-            )));
-        }
-        taken.push((option, path));
     }
     Ok(())
 }
