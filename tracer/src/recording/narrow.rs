@@ -51,7 +51,7 @@ const NAMES: usize = 12;
 /// there is to say about it.
 ///
 /// Errors: a class or name is none of the recording's.
-pub fn caches(
+pub(super) fn caches(
     evidence: &mut Evidence,
     sizes: &[u64],
     globs: &[GlobMatcher],
@@ -202,7 +202,7 @@ fn keep_caches(
 /// age that it can tell, and says so.
 ///
 /// Errors: the recording lacks what is younger, or is shorter.
-pub fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
+pub(super) fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
     let snapshot = &evidence.snapshot;
     let length_ns = snapshot.at_ns.saturating_sub(snapshot.start_ns);
     let (age_s, recorded_s) = (age.as_secs_f64(), evidence.filter.min_age_s);
