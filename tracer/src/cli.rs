@@ -165,6 +165,12 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub exports: Exports,
 
+    /// Also record everything that the report is made from, for: kleak report FILE
+    ///
+    /// Written as the run goes: what a crash or a full disk leaves can be read.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+
     /// Where the root of the host is mounted, when run in a container: /host
     ///
     /// Everything under /proc, /sys, /run and /var is read there. Where only its /proc is mounted, the

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
     time::SystemTime,
 };
 
@@ -54,6 +55,8 @@ pub struct Writer {
     failed: Option<String>,
     /// The most important frame that is not in it.
     lost: Option<Kind>,
+    /// Waits for the disk, which may take long on a node that is short of memory.
+    syncing: Option<JoinHandle<()>>,
 }
 
 /// What a frame took.
@@ -96,6 +99,7 @@ impl Writer {
             covers_s: None,
             failed: None,
             lost: None,
+            syncing: None,
         })
     }
 
@@ -122,7 +126,14 @@ impl Writer {
     /// Ends the recording.
     ///
     /// Errors: something that should be in it is not.
-    pub fn finish(self) -> Result<(), WriteError> {
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        if self.regular
+            && self.whole > 0
+            && let Err(error) = self.file.sync_data()
+        {
+            self.failed.get_or_insert_with(|| error.to_string());
+            self.lost = Some(Kind::Final);
+        }
         match (&self.failed, self.lost) {
             (Some(why), Some(lost)) => {
                 let what = if lost == Kind::Interval { "a report" } else { "the end" };
@@ -178,14 +189,14 @@ impl Writer {
             bytes.splice(0..0, title);
             self.cut()?;
         }
-        let written = self.file.write_all(&bytes).and_then(|()| self.sync());
-        if let Err(error) = written {
+        if let Err(error) = self.file.write_all(&bytes) {
             // Should that fail too, the reader passes over what is half written.
             drop(self.cut());
             return Err(error);
         }
         let length = bytes.len() as u64;
         self.whole = self.whole.saturating_add(length);
+        self.sync();
         Ok(length)
     }
 
@@ -198,9 +209,17 @@ impl Writer {
         Ok(())
     }
 
-    /// A node that leaks may not live to write back what it has in memory.
-    fn sync(&self) -> io::Result<()> {
-        if self.regular { self.file.sync_data() } else { Ok(()) }
+    /// Has what is written go to the disk, as a node that leaks may not live to write back what it has in
+    /// memory. Nobody waits for it: meanwhile events have to be read.
+    fn sync(&mut self) {
+        let busy = self.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
+        if !self.regular || busy {
+            return;
+        }
+        // Whatever fails here fails again when the recording ends, and is told then.
+        let Ok(file) = self.file.try_clone() else { return };
+        let name = "kleak-sync".to_owned();
+        self.syncing = thread::Builder::new().name(name).spawn(move || drop(file.sync_data())).ok();
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Plan {
     pub(super) output: PathBuf,
     /// Files in other formats.
     pub(super) exports: Vec<(export::Format, PathBuf)>,
+    /// The recording.
+    pub(super) save: Option<PathBuf>,
     pub(super) conditions: Vec<Condition>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
@@ -111,6 +113,9 @@ impl Plan {
         let exports = args.exports.wanted();
         let mut written = vec![("output", args.output.as_path())];
         written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+        // That a recording is no report has a message of its own.
+        let save = args.save.as_deref().filter(|path| path.as_os_str() != "-");
+        written.extend(save.map(|path| ("save", path)));
         check_paths(&written)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
@@ -193,6 +198,7 @@ impl Plan {
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
             exports,
+            save: args.save.clone(),
             conditions: args.fail_on.clone(),
             command: args.command.clone(),
             remarks,
