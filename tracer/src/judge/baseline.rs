@@ -52,6 +52,11 @@ impl Baseline {
         Self { file, report, profile }
     }
 
+    /// Where it is.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Takes out of `remains` what the baseline had too; also what makes them hard to compare.
     pub(super) fn apply(&self, report: &Report, remains: &mut Remains<'_>) -> (BaselineUse, Vec<String>) {
         let per_run = report.command.is_some() && self.report.command.is_some();
