@@ -14,6 +14,8 @@ use crate::report::{Report, human, names, text as report_text};
 
 /// Characters that are shown of one name or message: a job's summary may hold 1 MiB.
 const LONGEST: usize = 400;
+/// The same of a line in a fence, which may be a command line to be copied.
+const LONGEST_LINE: usize = 8000;
 
 /// Writes the summary.
 pub fn write(report: &Report, judgement: Option<&Judgement>, w: &mut dyn io::Write) -> io::Result<()> {
@@ -26,7 +28,7 @@ pub fn summary(report: &Report, judgement: Option<&Judgement>) -> String {
     let held = judgement.is_some_and(|judgement| judgement.held().next().is_some());
     let judged = judgement.filter(|judgement| !judgement.conditions.is_empty());
     let title = match (held, judged) {
-        (true, _) => "kleak: the kernel leaks",
+        (true, _) => "kleak: failed",
         (false, Some(_)) => "kleak: passed",
         (false, None) => "kleak",
     };
@@ -37,8 +39,8 @@ pub fn summary(report: &Report, judgement: Option<&Judgement>) -> String {
     if let Some(judgement) = judgement {
         if held {
             guilty(&mut out, judgement);
+            fence(&mut out, "Reproduce:", std::slice::from_ref(&judgement.reproduce));
         }
-        fence(&mut out, "Reproduce:", std::slice::from_ref(&judgement.reproduce));
         excused(&mut out, judgement);
     }
     let losses = report_text::losses(report);
@@ -65,7 +67,12 @@ fn conditions(out: &mut String, judgement: &Judgement) {
     line(out, "| condition | | |\n| --- | --- | --- |");
     for outcome in &judgement.conditions {
         let result = if outcome.held { "**fails**" } else { "passes" };
-        let message = outcome.message.as_deref().map(code).unwrap_or_default();
+        // It begins with the expression, which has a cell of its own.
+        let message = outcome.message.as_deref().map(|message| {
+            let rest = message.strip_prefix(&outcome.expression).unwrap_or(message);
+            code(rest.trim_start_matches(": "))
+        });
+        let message = message.unwrap_or_default();
         line(out, &format!("| {} | {result} | {message} |", code(&outcome.expression)));
     }
     line(out, "");
@@ -120,7 +127,8 @@ fn line(out: &mut String, text: &str) {
 
 /// Lines as they are, in a fence that none of them can end.
 fn fence(out: &mut String, title: &str, lines: &[String]) {
-    let lines: Vec<String> = lines.iter().map(|line| shortened(line)).collect();
+    let lines: Vec<String> =
+        lines.iter().map(|line| shortened(line, LONGEST_LINE)).collect();
     let runs = lines.iter().flat_map(|line| line.split(|c| c != '`')).map(str::len);
     let ticks = "`".repeat(runs.max().unwrap_or(0).max(2) + 1);
     line(out, &format!("{title}\n\n{ticks}text\n{}\n{ticks}\n", lines.join("\n")));
@@ -129,7 +137,7 @@ fn fence(out: &mut String, title: &str, lines: &[String]) {
 /// Text of whatever origin, as it is.
 fn code(text: &str) -> String {
     let mut out = String::from("<code>");
-    let text = shortened(text);
+    let text = shortened(text, LONGEST);
     let mut before = ' ';
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -149,10 +157,10 @@ fn code(text: &str) -> String {
     out
 }
 
-fn shortened(text: &str) -> String {
+fn shortened(text: &str, longest: usize) -> String {
     let text = terminal(text);
-    if text.chars().count() <= LONGEST {
+    if text.chars().count() <= longest {
         return text.into_owned();
     }
-    text.chars().take(LONGEST).chain(['…']).collect()
+    text.chars().take(longest).chain(['…']).collect()
 }

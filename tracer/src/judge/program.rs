@@ -74,37 +74,50 @@ fn pod(name: &str) -> &str {
     if !first.is_empty() && (of_replica_set || of_cron_job) { first } else { before }
 }
 
-/// A component of a cgroup's path, or a unit, with `*` for ids: 12 or more hexadecimal digits, UUIDs,
-/// and the numbers of sessions and of transient units (`session-12.scope`, `run-u40.service`,
+/// A component of a cgroup's path, or a unit, with `*` for ids: UUIDs, 12 or more hexadecimal digits, and
+/// the numbers of sessions and of transient units (`session-12.scope`, `run-u40.service`,
 /// `run-p123-i456.scope`).
 fn component(name: &str) -> String {
-    const HASH: usize = 12;
     let counted = ["session-", "run-u", "run-p", "run-r"].iter().any(|p| name.starts_with(p));
     let mut out = String::with_capacity(name.len());
     let mut rest = name;
     while let Some(c) = rest.chars().next() {
-        let hex = |c: char| c.is_ascii_hexdigit() || c == '-' || c == '_';
-        let starts_word = out.chars().next_back().is_none_or(|before| !before.is_ascii_alphanumeric());
-        let run = &rest[..rest.find(|c| !hex(c)).unwrap_or(rest.len())];
-        let run = run.trim_end_matches(['-', '_']);
-        let digits = run.bytes().filter(u8::is_ascii_hexdigit).count();
-        let ends_word = !rest[run.len()..].starts_with(|c: char| c.is_ascii_alphanumeric());
-        if starts_word && ends_word && digits >= HASH && run.bytes().any(|byte| byte.is_ascii_digit())
-            && c.is_ascii_hexdigit()
-        {
-            out.push('*');
-            rest = &rest[run.len()..];
-        } else if counted && c.is_ascii_digit() {
-            if !out.ends_with('*') {
-                out.push('*');
-            }
-            rest = &rest[1..];
-        } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
-        }
+        let length = uuid(rest).or_else(|| {
+            let starts = !out.ends_with(|c: char| c.is_ascii_alphanumeric());
+            hash(rest).filter(|_| starts)
+        });
+        let number = || (counted && c.is_ascii_digit()).then(|| digits(rest));
+        let (shown, length) = match length.or_else(number) {
+            Some(length) => ('*', length),
+            None => (c, c.len_utf8()),
+        };
+        out.push(shown);
+        rest = rest.get(length..).unwrap_or_default();
     }
     out
+}
+
+/// How long the UUID is that `text` begins with. systemd wants `_` for the `-` of a pod's.
+fn uuid(text: &str) -> Option<usize> {
+    const LENGTH: usize = 36;
+    let fits = |(at, byte): (usize, &u8)| match at {
+        8 | 13 | 18 | 23 => matches!(byte, b'-' | b'_'),
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.as_bytes().get(..LENGTH)?.iter().enumerate().all(fits).then_some(LENGTH)
+}
+
+/// How long the word of hexadecimal digits is that `text` begins with, if it is long enough for an id.
+fn hash(text: &str) -> Option<usize> {
+    const SHORTEST: usize = 12;
+    let length = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
+    let word = text.get(..length)?;
+    let ends = !text.get(length..)?.starts_with(|c: char| c.is_ascii_alphanumeric());
+    (length >= SHORTEST && ends && word.contains(|c: char| c.is_ascii_digit())).then_some(length)
+}
+
+fn digits(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -142,7 +155,7 @@ mod tests {
             ("run-u40.service".to_owned(), "run-u*.service"),
             ("run-p123-i456.scope".to_owned(), "run-p*-i*.scope"),
             ("kubepods-pod6f1d2c3b_1a2b_3c4d_5e6f_7a8b9c0d1e2f.slice".to_owned(),
-                "kubepods-pod6f1d2c3b_1a2b_3c4d_5e6f_7a8b9c0d1e2f.slice"),
+                "kubepods-pod*.slice"),
             ("6f1d2c3b-1a2b-3c4d-5e6f-7a8b9c0d1e2f".to_owned(), "*"),
             ("user@1000.service".to_owned(), "user@1000.service"),
             ("web-1.service".to_owned(), "web-1.service"),

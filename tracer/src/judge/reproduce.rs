@@ -86,7 +86,11 @@ fn seconds(s: f64) -> String {
 /// A word that a shell reads as it was. What a terminal would obey is written as `$'\x1b'`, which bash,
 /// zsh and POSIX shells of 2024 know.
 pub(super) fn quoted(word: &str) -> Cow<'_, str> {
-    if matches!(sanitize::terminal(word), Cow::Borrowed(_)) && !word.contains('\0') {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./,:=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return Cow::Borrowed(word);
+    }
+    if matches!(sanitize::terminal(word), Cow::Borrowed(_)) {
         // It refuses nothing but a NUL, which is no part of any argument.
         return shlex::try_quote(word).unwrap_or(Cow::Borrowed("''"));
     }

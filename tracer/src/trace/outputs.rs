@@ -6,6 +6,7 @@ use super::{Failure, plan::Plan};
 use crate::{
     cli::Format,
     export::{Exhibit, files::Files, output::Output},
+    judge,
     report::{Report, json, text},
 };
 
@@ -18,6 +19,9 @@ pub(super) struct Outputs {
     /// The reader of the report has gone: nothing more is written to it.
     closed: bool,
     printed: bool,
+    /// What GitHub's runner is told to wait for before it obeys again: whoever names a process must not
+    /// give it orders.
+    fence: Option<String>,
 }
 
 impl Outputs {
@@ -33,7 +37,11 @@ impl Outputs {
         };
         let exports = Files::open(&plan.exports)?;
         let style = text::Style::of(&plan.output, plan.top);
-        Ok(Self { report, exports, format: plan.format, style, closed: false, printed: false })
+        let read_by_github =
+            plan.judging.github && plan.format == Format::Text && plan.output.as_os_str() == "-";
+        let fence = read_by_github.then(judge::files::fence);
+        let format = plan.format;
+        Ok(Self { report, exports, format, style, closed: false, printed: false, fence })
     }
 
     /// Writes one report.
@@ -46,7 +54,7 @@ impl Outputs {
         let result = match self.format {
             Format::Text => {
                 let rule = if self.printed { writeln!(self.report) } else { Ok(()) };
-                rule.and_then(|()| text::render(report, &self.style, &mut self.report))
+                rule.and_then(|()| self.text(report))
             }
             Format::Json => json::write_pretty(report, &mut self.report),
             Format::Ndjson => json::write_line(report, &mut self.report),
@@ -60,6 +68,17 @@ impl Outputs {
             }
             Err(error) => Err(Failure::Failed(format!("writing the report: {error}"))),
             Ok(()) => Ok(()),
+        }
+    }
+
+    fn text(&mut self, report: &Report) -> io::Result<()> {
+        if let Some(fence) = &self.fence {
+            writeln!(self.report, "::stop-commands::{fence}")?;
+        }
+        text::render(report, &self.style, &mut self.report)?;
+        match &self.fence {
+            Some(fence) => writeln!(self.report, "::{fence}::"),
+            None => Ok(()),
         }
     }
 

@@ -13,7 +13,7 @@ use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 use super::Failure;
 use crate::{
     analyse,
-    cli::{Exports, Format, Kind, Stacks, TraceArgs},
+    cli::{self, Exports, Format, Kind, Stacks, TraceArgs},
     export,
     host::{
         Host,
@@ -24,7 +24,7 @@ use crate::{
         system,
     },
     probe::{self, CgroupSource},
-    report::{Filter, fail_on::Condition, names},
+    report::{Filter, names},
     resolve::roles,
 };
 
@@ -60,7 +60,8 @@ pub(super) struct Plan {
     pub(super) output: PathBuf,
     /// Files in other formats.
     pub(super) exports: Vec<(export::Format, PathBuf)>,
-    pub(super) conditions: Vec<Condition>,
+    /// What makes it fail.
+    pub(super) judging: cli::Judging,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
     pub(super) remarks: Vec<String>,
@@ -108,7 +109,7 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
-        check_paths(&args.output, &args.exports)?;
+        check_paths(&args.output, &args.exports, &args.judging)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -154,7 +155,7 @@ impl Plan {
             user_stacks: args.user_stacks,
             max_objects,
             // Where a build may fail by it, every event counts; on a sick node time does.
-            exact: !(args.command.is_empty() && args.fail_on.is_empty()),
+            exact: !(args.command.is_empty() && args.judging.fail_on.is_empty()),
             max_stacks: max_stacks(&meminfo),
             follow_family: !args.command.is_empty(),
             cgroups: CgroupSource::of(&layout),
@@ -190,7 +191,7 @@ impl Plan {
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
             exports: args.exports.wanted(),
-            conditions: args.fail_on.clone(),
+            judging: args.judging.clone(),
             command: args.command.clone(),
             remarks,
         })
@@ -245,11 +246,13 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
 /// Refuses two outputs in one file.
 ///
 /// Errors: names them.
-fn check_paths(report: &Path, exports: &Exports) -> Result<(), Failure> {
+fn check_paths(report: &Path, exports: &Exports, judging: &cli::Judging) -> Result<(), Failure> {
     let mut taken = vec![("output", report)];
     let wanted = exports.wanted();
-    for (format, path) in &wanted {
-        let option = format.option();
+    let exports = wanted.iter().map(|(format, path)| (format.option(), path));
+    let judged = [("junit", judging.junit.as_ref()), ("markdown", judging.markdown.as_ref())];
+    let judged = judged.into_iter().filter_map(|(option, path)| Some((option, path?)));
+    for (option, path) in exports.chain(judged) {
         if let Some((other, _)) = taken.iter().find(|(_, used)| used == path) {
             return Err(Failure::Usage(format!(
                 "--{option} and --{other} name the same file; give each its own"

@@ -20,6 +20,7 @@ use crate::{
     cli::Stacks,
     export::Exhibit,
     host::{own, process},
+    judge::files::Judge,
     probe::{Measuring, Probe},
     progress::{Progress, say},
     report::{Report, human},
@@ -50,6 +51,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     for remark in &plan.remarks {
         say(remark);
     }
+    let judge = Judge::open(&plan.judging)?;
     let mut outputs = Outputs::open(&plan)?;
     let mut signals = Signals::listen()?;
     let mut session = Session::attach(&plan)?;
@@ -85,29 +87,23 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     end_child(child.as_mut()).await;
     let mut evidence = evidence?;
     evidence.command = child.as_ref().map(Running::report);
-    let report = analyse::analyse(&evidence, &plan.options);
+    let mut report = analyse::analyse(&evidence, &plan.options);
     let profile = analyse::profile(&evidence, &plan.options);
+    judge.judge(&mut report, &profile);
     outputs.print(&report)?;
+    // First what a build fails by: another file may fail to be written.
+    let held = judge.finish(&report)?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    Ok(judge(&plan, &report, child.as_ref()))
+    Ok(match (held, child) {
+        (true, _) => Outcome::ConditionHeld,
+        (false, Some(child)) => Outcome::Command(child.exit_code()),
+        (false, None) => Outcome::Done,
+    })
 }
 
 async fn end_child(child: Option<&mut Running>) {
     if let Some(child) = child {
         child.end().await;
-    }
-}
-
-fn judge(plan: &Plan, report: &Report, child: Option<&Running>) -> Outcome {
-    let held: Vec<String> =
-        plan.conditions.iter().filter_map(|condition| condition.evaluate(report)).collect();
-    for reason in &held {
-        say(&format!("fail-on: {reason}"));
-    }
-    match (held.is_empty(), child) {
-        (false, _) => Outcome::ConditionHeld,
-        (true, Some(child)) => Outcome::Command(child.exit_code()),
-        (true, None) => Outcome::Done,
     }
 }
 
