@@ -223,7 +223,7 @@ pub struct Judging {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
 
-    /// In a GitHub job: annotate it, and append the Markdown to its summary ($GITHUB_STEP_SUMMARY)
+    /// In a GitHub job: annotate it, and append the Markdown to its summary
     #[arg(long)]
     pub github: bool,
 }

@@ -58,7 +58,11 @@ impl Baseline {
     }
 
     /// Takes out of `remains` what the baseline had too; also what makes them hard to compare.
-    pub(super) fn apply(&self, report: &Report, remains: &mut Remains<'_>) -> (BaselineUse, Vec<String>) {
+    pub(super) fn apply(
+        &self,
+        report: &Report,
+        remains: &mut Remains<'_>,
+    ) -> (BaselineUse, Vec<String>) {
         let per_run = report.command.is_some() && self.report.command.is_some();
         let longer = report.window_s / self.report.window_s;
         let longer = if longer.is_finite() { longer } else { 1.0 };
@@ -128,9 +132,17 @@ impl Baseline {
             ));
         }
         if then.loss.untracked_objects > 0 {
-            note("is not complete: it did not follow all objects, and excuses less for it".to_owned());
+            note(
+                "is not complete: it did not follow all objects, and excuses less for it"
+                    .to_owned(),
+            );
         }
-        if self.profile.samples.iter().any(|sample| sample.estimated && sample.outstanding_objects > 0) {
+        if self
+            .profile
+            .samples
+            .iter()
+            .any(|sample| sample.estimated && sample.outstanding_objects > 0)
+        {
             note("is in part estimated: --stacks all records it exactly".to_owned());
         }
         notes

@@ -48,12 +48,13 @@ pub(super) fn evaluate(
                 held.then(|| {
                     let growth = format!("growing by {}/{}", human::size(rate), per.name());
                     let growing = |row: &&Row<'_>| row.rate.is_some_and(|rate| rate > 0.0);
-                    blame(rows.iter().filter(growing), &growth, |row| row.rate.unwrap_or(0.0))
+                    blame(&rows.iter().filter(growing), &growth, |row| row.rate.unwrap_or(0.0))
                 })
             })
         }
         Limit::Share(limit) => {
-            let share = if excused { share_left(report, books) } else { share_of_verdict(report, books) };
+            let share =
+                if excused { share_left(report, books) } else { share_of_verdict(report, books) };
             match share {
                 None => None,
                 Some(share) => condition.passes(share.part, limit).then(|| share.said(report)),
@@ -94,12 +95,12 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
 /// `amount left behind`, and by whom.
 fn left_behind<'a>(rows: &'a [Row<'a>], amount: &str) -> (String, Option<&'a Row<'a>>) {
     let holding = rows.iter().filter(|row| row.bytes > 0 || row.objects > 0);
-    blame(holding, &format!("{amount} left behind"), |row| row.bytes as f64)
+    blame(&holding, &format!("{amount} left behind"), |row| row.bytes as f64)
 }
 
 /// `what by owner, through its stack`; only "most by" when others have a part in it.
 fn blame<'a>(
-    rows: impl Iterator<Item = &'a Row<'a>> + Clone,
+    rows: &(impl Iterator<Item = &'a Row<'a>> + Clone),
     what: &str,
     key: impl Fn(&Row<'_>) -> f64,
 ) -> (String, Option<&'a Row<'a>>) {
@@ -164,7 +165,10 @@ fn share_left<'a>(report: &'a Report, books: &'a Books<'a>) -> Option<Share<'a>>
     let ledger = verdict.cache.as_deref().map(Ledger::of_cache).unwrap_or_default();
     let rows = match books.get(&ledger).filter(|rows| total(rows) > 0.0) {
         Some(rows) => rows,
-        None => books.values().filter(|rows| total(rows) > 0.0).max_by(|a, b| total(a).total_cmp(&total(b)))?,
+        None => books
+            .values()
+            .filter(|rows| total(rows) > 0.0)
+            .max_by(|a, b| total(a).total_cmp(&total(b)))?,
     };
     let of = |owner: &Owner| -> (f64, Option<&'a Row<'a>>) {
         let own = rows.iter().filter(|row| stands_for(owner, row.owner));
@@ -190,7 +194,9 @@ fn stands_for(owner: &Owner, row: &Owner) -> bool {
         "cgroup" => owner.cgroup.is_some() && owner.cgroup == row.cgroup,
         "pod" => match &owner.pod_uid {
             Some(uid) => row.pod_uid.as_ref() == Some(uid),
-            None => owner.pod.is_some() && (&owner.pod, &owner.namespace) == (&row.pod, &row.namespace),
+            None => {
+                owner.pod.is_some() && (&owner.pod, &owner.namespace) == (&row.pod, &row.namespace)
+            }
         },
         // Without a pid it is all processes of that name.
         _ => {

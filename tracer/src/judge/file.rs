@@ -127,8 +127,13 @@ impl Reader<'_> {
             max: entry.max.map(|max| self.max(max)).transpose()?,
             until: entry.until.map(|until| self.until(until)).transpose()?,
         };
-        let names = [&suppression.comm, &suppression.unit, &suppression.cgroup, &suppression.pod,
-            &suppression.cache];
+        let names = [
+            &suppression.comm,
+            &suppression.unit,
+            &suppression.cgroup,
+            &suppression.pod,
+            &suppression.cache,
+        ];
         if suppression.stack.is_empty() && names.iter().all(|name| name.is_none()) {
             let what = format!("it says not what to suppress; {ALLOWED}");
             return Err(self.error(start, what));

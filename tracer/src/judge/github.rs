@@ -44,11 +44,8 @@ fn command(name: &str, properties: &[(&str, &str)], message: &str) -> String {
 }
 
 fn data(text: &str) -> String {
-    let text: String = text
-        .split('\n')
-        .map(|line| terminal(line).into_owned())
-        .collect::<Vec<_>>()
-        .join("\n");
+    let text: String =
+        text.split('\n').map(|line| terminal(line).into_owned()).collect::<Vec<_>>().join("\n");
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
@@ -68,21 +65,26 @@ mod tests {
 
     use super::*;
 
+    /// Name, properties, message.
+    type Parsed = (String, Vec<(String, String)>, String);
+
     /// As GitHub's runner reads it (`ActionCommand.TryParseV2`).
-    fn parse(line: &str) -> Option<(String, Vec<(String, String)>, String)> {
+    fn parse(line: &str) -> Option<Parsed> {
         let rest = line.trim_start().strip_prefix("::")?;
         let (head, message) = rest.split_once("::")?;
         let (name, properties) = head.split_once(' ').unwrap_or((head, ""));
         let unescaped = |text: &str| {
-            text.replace("%0D", "\r").replace("%0A", "\n").replace("%3A", ":").replace("%2C", ",")
+            text.replace("%0D", "\r")
+                .replace("%0A", "\n")
+                .replace("%3A", ":")
+                .replace("%2C", ",")
                 .replace("%25", "%")
         };
         let properties = properties.split(',').filter_map(|pair| {
             let (key, value) = pair.split_once('=')?;
             Some((key.to_owned(), unescaped(value)))
         });
-        let message =
-            message.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%");
+        let message = message.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%");
         Some((name.to_owned(), properties.collect(), message))
     }
 

@@ -21,7 +21,8 @@ pub fn write(report: &Report, judgement: &Judgement, w: &mut dyn io::Write) -> i
     let tests = (judgement.conditions.len() + skipped).to_string();
     let failures = judgement.held().count().to_string();
     let (skipped, time) = (skipped.to_string(), format!("{:.3}", report.window_s));
-    let counts = [("tests", tests.as_str()), ("failures", &failures), ("errors", "0"), ("time", &time)];
+    let counts =
+        [("tests", tests.as_str()), ("failures", &failures), ("errors", "0"), ("time", &time)];
     let hostname = plain(&report.host.hostname);
     let suite = [("name", "kleak"), ("hostname", &hostname), ("skipped", &skipped)];
     writer
@@ -29,13 +30,13 @@ pub fn write(report: &Report, judgement: &Judgement, w: &mut dyn io::Write) -> i
         .with_attribute(("name", "kleak"))
         .with_attributes(counts)
         .write_inner_content(|writer| {
-            writer
-                .create_element("testsuite")
-                .with_attributes(suite)
-                .with_attributes(counts)
-                .write_inner_content(|writer| self::suite(writer, report, judgement))?;
-            Ok(())
-        })?;
+        writer
+            .create_element("testsuite")
+            .with_attributes(suite)
+            .with_attributes(counts)
+            .write_inner_content(|writer| self::suite(writer, report, judgement))?;
+        Ok(())
+    })?;
     document.push(b'\n');
     w.write_all(&document)
 }
@@ -106,7 +107,9 @@ fn condition(
     if !outcome.held {
         let Some(message) = &outcome.message else { return case.write_empty().map(drop) };
         return case
-            .write_inner_content(|writer| element(writer, "system-out", std::slice::from_ref(message)))
+            .write_inner_content(|writer| {
+                element(writer, "system-out", std::slice::from_ref(message))
+            })
             .map(drop);
     }
     let message = plain(&text::said(outcome));
@@ -149,7 +152,8 @@ fn trust(report: &Report) -> Vec<String> {
         crate::report::Confidence::Medium => "medium",
         crate::report::Confidence::Low => "low",
     };
-    let mut lines = vec![format!("  confidence {confidence}; window {}", human::seconds(report.window_s))];
+    let mut lines =
+        vec![format!("  confidence {confidence}; window {}", human::seconds(report.window_s))];
     let losses = report_text::losses(report);
     if losses.is_empty() {
         lines.push("  losses     none known".to_owned());

@@ -18,7 +18,11 @@ const LONGEST: usize = 400;
 const LONGEST_LINE: usize = 8000;
 
 /// Writes the summary.
-pub fn write(report: &Report, judgement: Option<&Judgement>, w: &mut dyn io::Write) -> io::Result<()> {
+pub fn write(
+    report: &Report,
+    judgement: Option<&Judgement>,
+    w: &mut dyn io::Write,
+) -> io::Result<()> {
     w.write_all(summary(report, judgement).as_bytes())
 }
 
@@ -127,8 +131,7 @@ fn line(out: &mut String, text: &str) {
 
 /// Lines as they are, in a fence that none of them can end.
 fn fence(out: &mut String, title: &str, lines: &[String]) {
-    let lines: Vec<String> =
-        lines.iter().map(|line| shortened(line, LONGEST_LINE)).collect();
+    let lines: Vec<String> = lines.iter().map(|line| shortened(line, LONGEST_LINE)).collect();
     let runs = lines.iter().flat_map(|line| line.split(|c| c != '`')).map(str::len);
     let ticks = "`".repeat(runs.max().unwrap_or(0).max(2) + 1);
     line(out, &format!("{title}\n\n{ticks}text\n{}\n{ticks}\n", lines.join("\n")));

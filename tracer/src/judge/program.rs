@@ -22,7 +22,8 @@ impl Program {
         let comm = owner.comm.as_deref();
         Self {
             kind: owner.kind.clone(),
-            comm: comm.map(|comm| if owner.kind == "kthread" { kthread(comm) } else { comm.into() }),
+            comm: comm
+                .map(|comm| if owner.kind == "kthread" { kthread(comm) } else { comm.into() }),
             place: in_place.then(|| place(owner)).flatten(),
         }
     }
@@ -154,8 +155,10 @@ mod tests {
             ("session-12.scope".to_owned(), "session-*.scope"),
             ("run-u40.service".to_owned(), "run-u*.service"),
             ("run-p123-i456.scope".to_owned(), "run-p*-i*.scope"),
-            ("kubepods-pod6f1d2c3b_1a2b_3c4d_5e6f_7a8b9c0d1e2f.slice".to_owned(),
-                "kubepods-pod*.slice"),
+            (
+                "kubepods-pod6f1d2c3b_1a2b_3c4d_5e6f_7a8b9c0d1e2f.slice".to_owned(),
+                "kubepods-pod*.slice",
+            ),
             ("6f1d2c3b-1a2b-3c4d-5e6f-7a8b9c0d1e2f".to_owned(), "*"),
             ("user@1000.service".to_owned(), "user@1000.service"),
             ("web-1.service".to_owned(), "web-1.service"),

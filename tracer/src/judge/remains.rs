@@ -1,13 +1,14 @@
 //! What is left to be judged: what could be followed, without what suppressions and a baseline excuse.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::report::Owner;
 use crate::report::judgement::{Amount, Guilty};
 use crate::report::ledger::Ledger;
 use crate::report::profile::{Profile, Sample};
-use crate::report::Owner;
 
 /// A sample, and what of it is left.
 pub(super) struct Part<'a> {
@@ -88,9 +89,7 @@ impl<'a> Remains<'a> {
         }
         for rows in books.values_mut() {
             // The names make the order one, whatever the table's was.
-            rows.sort_by(|a, b| {
-                b.bytes.cmp(&a.bytes).then_with(|| a.name().cmp(&b.name()))
-            });
+            rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name().cmp(&b.name())));
         }
         books
     }
@@ -151,8 +150,8 @@ impl<'a> Row<'a> {
             outstanding_bytes: self.bytes,
             growth_bytes_per_s: self.rate,
             estimated: self.estimated,
-            kernel: self.path().kernel.clone(),
-            user: self.path().user.clone(),
+            kernel: Arc::clone(&self.path().kernel),
+            user: Arc::clone(&self.path().user),
         }
     }
 }

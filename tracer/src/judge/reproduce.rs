@@ -80,7 +80,11 @@ fn names_kinds(filter: &Filter, all_sizes: bool) -> bool {
 
 /// As `--duration` takes it.
 fn seconds(s: f64) -> String {
-    if s >= 1.0 && s.fract() == 0.0 { format!("{s:.0}s") } else { format!("{:.0}ms", (s * 1000.0).max(1.0)) }
+    if s >= 1.0 && s.fract() == 0.0 {
+        format!("{s:.0}s")
+    } else {
+        format!("{:.0}ms", (s * 1000.0).max(1.0))
+    }
 }
 
 /// A word that a shell reads as it was. What a terminal would obey is written as `$'\x1b'`, which bash,
@@ -100,7 +104,9 @@ pub(super) fn quoted(word: &str) -> Cow<'_, str> {
             '\'' => out.push_str(r"\'"),
             '\\' => out.push_str(r"\\"),
             '\n' => out.push_str(r"\n"),
-            c if matches!(sanitize::terminal(c.encode_utf8(&mut [0; 4])), Cow::Borrowed(_)) => out.push(c),
+            c if matches!(sanitize::terminal(c.encode_utf8(&mut [0; 4])), Cow::Borrowed(_)) => {
+                out.push(c);
+            }
             c => {
                 for byte in c.encode_utf8(&mut [0; 4]).bytes() {
                     // Three octal digits: a digit that follows is not taken for a fourth. Writing to a

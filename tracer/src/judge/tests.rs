@@ -83,7 +83,11 @@ impl Case {
         let (mut low, mut high) = (0, 1 << 40);
         while low < high {
             let middle = u64::midpoint(low, high);
-            if self.one(&format!("objects>{middle}")).held { low = middle + 1 } else { high = middle }
+            if self.one(&format!("objects>{middle}")).held {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
         }
         low
     }
@@ -230,7 +234,6 @@ fn suppressions_match_by_everything_that_they_say() {
         let text = format!("[[suppress]]\nreason = 'x'\n{keys}\n");
         Case::incident().suppressing(&text).left()
     };
-    const ALL: u64 = 14_671;
     for (keys, expected) in [
         ("comm = 'kubelet'", ALL - 14_231),
         ("comm = 'kube*'\ncache = 'kmalloc-*'", ALL - 14_231),
@@ -306,7 +309,10 @@ fn a_suppression_that_is_good_for_nothing_is_told() {
 fn a_file_that_makes_no_sense_says_where_and_what_is_allowed() {
     let error = |text: &str| file::parse(text, "a.toml").unwrap_err().to_string();
     for (text, expected) in [
-        ("[[suppress]]\nreason = 'x'\n", "a.toml:1: it says not what to suppress; a [[suppress]] has"),
+        (
+            "[[suppress]]\nreason = 'x'\n",
+            "a.toml:1: it says not what to suppress; a [[suppress]] has",
+        ),
         ("\n\n[[suppress]]\nstack = 'x'\n", "a.toml:3: it has no `reason`"),
         ("[[suppress]]\nstack = 'x'\nreason = ' '\n", "a.toml:3: `reason` is empty"),
         ("[[suppress]]\nreason = 'x'\nstack = '['\n", "a.toml:3: `stack` is no pattern: ["),
@@ -319,7 +325,10 @@ fn a_file_that_makes_no_sense_says_where_and_what_is_allowed() {
         ("[[suppress]]\nreason = 'x'\ncomm = 'x'\nmax = 0\n", "a.toml:4: `max` is no amount"),
         ("[[suppress]]\nreason = 'x'\ncomm = 'x'\nmax = -1\n", "a.toml:4: an amount of memory"),
         ("[[suppress]]\nreason = 'x'\ncomm = 'x'\nuntil = 'soon'\n", "a.toml:4: `until` is no day"),
-        ("[[suppress]]\nreason = 'x'\ncomm = 'x'\nuntil = 2027-01-31T10:00:00Z\n", "a.toml:4: `until`"),
+        (
+            "[[suppress]]\nreason = 'x'\ncomm = 'x'\nuntil = 2027-01-31T10:00:00Z\n",
+            "a.toml:4: `until`",
+        ),
         ("[[suppress]]\nreason = \n", "a.toml:2: "),
         ("suppress = 3", "a.toml:1: "),
     ] {
@@ -339,8 +348,12 @@ fn what_a_baseline_had_is_not_new() {
         exit_status: Some(0),
         signal: None,
     });
-    let same = |now: &Case| Case { suppressions: Suppressions::default(), baseline: None,
-        report: now.report.clone(), profile: now.profile.clone() };
+    let same = |now: &Case| Case {
+        suppressions: Suppressions::default(),
+        baseline: None,
+        report: now.report.clone(),
+        profile: now.profile.clone(),
+    };
     // Another process of the same program, on a kernel whose functions have other suffixes.
     let mut before = same(&now);
     for sample in &mut before.profile.samples {
@@ -350,7 +363,8 @@ fn what_a_baseline_had_is_not_new() {
         owner.unit = None;
         owner.pod = None;
         sample.owner = Arc::new(owner);
-        sample.kernel = frames(sample.kernel.iter().map(|frame| frame.replace("_noprof", ".isra.0")));
+        sample.kernel =
+            frames(sample.kernel.iter().map(|frame| frame.replace("_noprof", ".isra.0")));
     }
     let now = now.against(before);
     assert_eq!(now.left(), 0);
@@ -420,6 +434,9 @@ fn a_baseline_that_is_hard_to_compare_says_so() {
     let notes = Case::incident().against(before).judge(&["objects>0"]).notes;
     assert_eq!(notes, ["The baseline is of a command, so amounts are compared by time."]);
 }
+
+/// Objects of the incident.
+const ALL: u64 = 14_671;
 
 /// Everything that a judgement can say.
 fn full() -> Case {
@@ -567,8 +584,12 @@ fn the_command_to_reproduce() {
     report.filter.min_age_s = 0.5;
     report.filter.stacks = "all".into();
     report.filter.kinds = vec!["kmalloc".into(), "page".into()];
-    report.command =
-        Some(Command { argv: vec!["sh".into(), "-c".into(), "a\u{1b}".into()], pid: 1, exit_status: None, signal: Some(9) });
+    report.command = Some(Command {
+        argv: vec!["sh".into(), "-c".into(), "a\u{1b}".into()],
+        pid: 1,
+        exit_status: None,
+        signal: Some(9),
+    });
     assert_eq!(
         line(report),
         "kleak trace --kind kmalloc,page --comm 'a b' --min-age 500ms --stacks all \
@@ -611,11 +632,16 @@ fn named(name: &str) -> Case {
         ..sample::msg_stack(1)
     }];
     let mut case = Case::of(report);
-    let mut twin = Case { suppressions: Suppressions::default(), baseline: None,
-        report: case.report.clone(), profile: case.profile.clone() };
+    let mut twin = Case {
+        suppressions: Suppressions::default(),
+        baseline: None,
+        report: case.report.clone(),
+        profile: case.profile.clone(),
+    };
     twin.profile.samples[0].outstanding_objects = 100;
     let quoted = |text: &str| {
-        let escaped: String = text.chars().map(|c| format!("\\U{:08x}", u32::from(c))).collect();
+        let escaped: Vec<_> = text.chars().map(|c| format!("\\U{:08x}", u32::from(c))).collect();
+        let escaped = escaped.concat();
         format!("\"{escaped}\"")
     };
     let text = format!(
@@ -629,9 +655,37 @@ fn named(name: &str) -> Case {
 
 fn hostile() -> impl Strategy<Value = String> {
     let nasty = prop::sample::select(vec![
-        "\n", "\r", "\0", "\u{1b}[31m", "|", "`", "```", "<script>", "</code>", "&", "]]>", "\"", "'",
-        "::error::", "##[error]", "%0A", "@team", "#1", "*", "_", "[x](y)", "\\", "\u{fffe}",
-        "\u{ffff}", "\u{202e}", ",", ":", "https://x.y", "$(id)", " ", "a",
+        "\n",
+        "\r",
+        "\0",
+        "\u{1b}[31m",
+        "|",
+        "`",
+        "```",
+        "<script>",
+        "</code>",
+        "&",
+        "]]>",
+        "\"",
+        "'",
+        "::error::",
+        "##[error]",
+        "%0A",
+        "@team",
+        "#1",
+        "*",
+        "_",
+        "[x](y)",
+        "\\",
+        "\u{fffe}",
+        "\u{ffff}",
+        "\u{202e}",
+        ",",
+        ":",
+        "https://x.y",
+        "$(id)",
+        " ",
+        "a",
     ]);
     prop_oneof![
         3 => prop::collection::vec(nasty, 0..8).prop_map(|parts| parts.concat()),
@@ -715,7 +769,7 @@ proptest! {
             let first: Sample = case.profile.samples[0].clone();
             case.profile.samples = objects.iter().enumerate().map(|(i, n)| {
                 let owner = Owner { pid: Some(u32::try_from(i / 2).unwrap()), ..sample::kubelet() };
-                let kernel = if i % 2 == 0 { first.kernel.clone() } else { frames(["x"]) };
+                let kernel = if i % 2 == 0 { Arc::clone(&first.kernel) } else { frames(["x"]) };
                 Sample { owner: owner.into(), kernel, outstanding_objects: *n, outstanding_bytes: n * 512, ..first.clone() }
             }).collect();
             case.report.command = sample::lossy().command;

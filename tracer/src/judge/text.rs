@@ -24,7 +24,8 @@ pub fn lines(judgement: &Judgement) -> Vec<String> {
         lines.push(entry("reproduce", &judgement.reproduce));
     }
     for outcome in judgement.conditions.iter().filter(|outcome| !outcome.held) {
-        lines.extend(outcome.message.as_ref().map(|message| format!("note: {}", terminal(message))));
+        lines
+            .extend(outcome.message.as_ref().map(|message| format!("note: {}", terminal(message))));
     }
     lines.extend(remarks(judgement).iter().map(|remark| format!("note: {remark}")));
     lines

@@ -101,7 +101,8 @@ fn sum<'a>(amounts: impl Iterator<Item = &'a Amount>) -> Vec<Amount> {
             Some(sum) => {
                 sum.outstanding_objects =
                     sum.outstanding_objects.saturating_add(amount.outstanding_objects);
-                sum.outstanding_bytes = sum.outstanding_bytes.saturating_add(amount.outstanding_bytes);
+                sum.outstanding_bytes =
+                    sum.outstanding_bytes.saturating_add(amount.outstanding_bytes);
                 sum.estimated |= amount.estimated;
             }
             None => sums.push(amount.clone()),

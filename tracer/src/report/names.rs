@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kleak_common::role;
 
-use super::sanitize::terminal;
 use super::Owner;
+use super::sanitize::terminal;
 use crate::resolve::roles;
 
 /// The owner in a word: `kubelet[1165]`, `[softirq]`, a pod, a cgroup, whatever its row stands for.
