@@ -13,6 +13,7 @@ pub mod host;
 pub mod judge;
 pub mod probe;
 pub mod progress;
+pub mod recording;
 pub mod report;
 pub mod resolve;
 pub mod snapshot;

@@ -26,6 +26,8 @@ pub struct Baseline {
     file: String,
     report: Report,
     profile: Profile,
+    /// What is wrong with the file, a sentence each.
+    damage: Vec<String>,
 }
 
 /// What may be the same in two runs: whose, of what, and by which way.
@@ -49,7 +51,14 @@ impl<'a> Key<'a> {
 impl Baseline {
     /// The run that `file` holds.
     pub const fn new(file: String, report: Report, profile: Profile) -> Self {
-        Self { file, report, profile }
+        Self { file, report, profile, damage: Vec::new() }
+    }
+
+    /// With what is wrong with its file, a sentence each.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<String>) -> Self {
+        self.damage = notes;
+        self
     }
 
     /// Where it is.
@@ -145,6 +154,7 @@ impl Baseline {
         {
             note("is in part estimated: --stacks all records it exactly".to_owned());
         }
+        notes.extend(self.damage.iter().map(|note| format!("Of the baseline: {note}")));
         notes
     }
 }

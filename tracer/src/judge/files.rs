@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use super::suppress::{Day, Suppressions};
 use super::{Baseline, Condition, Rules, file, github, judge, junit, markdown, text};
+use crate::analyse;
 use crate::cli;
 use crate::export::output::Output;
 use crate::progress::say;
+use crate::recording::{Look, Recording};
 use crate::report::profile::Profile;
 use crate::report::{Report, sanitize};
 use crate::trace::Failure;
@@ -46,7 +48,7 @@ impl Judge {
         Ok(Self {
             conditions: args.fail_on.clone(),
             suppressions,
-            baseline: None,
+            baseline: args.baseline.as_deref().map(read_baseline).transpose()?,
             junit: open(&args.junit).transpose()?,
             markdown: open(&args.markdown).transpose()?,
             github: args.github.then(Github::open).transpose()?,
@@ -141,6 +143,20 @@ fn read_suppressions(path: &Path) -> Result<Suppressions, Failure> {
         Failure::Usage(format!("{shown}:{line}: this is no UTF-8, so it is no TOML"))
     })?;
     file::parse(&text, &shown).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Errors: it is no recording, or nothing of it can be read.
+fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
+    let shown = path.to_string_lossy().into_owned();
+    let usage = |why: String| Failure::Usage(format!("--baseline: {why}"));
+    let mut recording = Recording::open(path).map_err(|error| usage(error.to_string()))?;
+    let mut frame = recording.last().map_err(|error| usage(error.to_string()))?;
+    let look = Look::default().apply(&mut frame);
+    let (options, _) = look.map_err(|error| usage(error.to_string()))?;
+    let notes = recording.notes(&frame);
+    let report = analyse::analyse(&frame.evidence, &options);
+    let profile = analyse::profile(&frame.evidence, &options);
+    Ok(Baseline::new(shown, report, profile).with_notes(notes))
 }
 
 fn written(

@@ -10,10 +10,10 @@ use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 
-use super::Failure;
+use super::{Failure, outputs::check_paths};
 use crate::{
     analyse,
-    cli::{self, Exports, Format, Kind, Stacks, TraceArgs},
+    cli::{self, Format, Kind, Stacks, TraceArgs},
     export,
     host::{
         Host,
@@ -62,6 +62,8 @@ pub(super) struct Plan {
     pub(super) exports: Vec<(export::Format, PathBuf)>,
     /// What makes it fail.
     pub(super) judging: cli::Judging,
+    /// The recording.
+    pub(super) save: Option<PathBuf>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
     pub(super) remarks: Vec<String>,
@@ -109,7 +111,12 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
-        check_paths(&args.output, &args.exports, &args.judging)?;
+        let exports = args.exports.wanted();
+        let mut written = vec![("output", args.output.as_path())];
+        written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+        written.extend(args.save.as_deref().map(|path| ("save", path)));
+        written.extend(args.judging.written());
+        check_paths(&written)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -190,7 +197,8 @@ impl Plan {
             format: args.format,
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
-            exports: args.exports.wanted(),
+            exports,
+            save: args.save.clone(),
             judging: args.judging.clone(),
             command: args.command.clone(),
             remarks,
@@ -239,26 +247,6 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
     }
     if !args.command.is_empty() && args.pid.is_some() {
         return usage("--pid and a COMMAND exclude each other: the report is of the command");
-    }
-    Ok(())
-}
-
-/// Refuses two outputs in one file.
-///
-/// Errors: names them.
-fn check_paths(report: &Path, exports: &Exports, judging: &cli::Judging) -> Result<(), Failure> {
-    let mut taken = vec![("output", report)];
-    let wanted = exports.wanted();
-    let exports = wanted.iter().map(|(format, path)| (format.option(), path));
-    let judged = [("junit", judging.junit.as_ref()), ("markdown", judging.markdown.as_ref())];
-    let judged = judged.into_iter().filter_map(|(option, path)| Some((option, path?)));
-    for (option, path) in exports.chain(judged) {
-        if let Some((other, _)) = taken.iter().find(|(_, used)| used == path) {
-            return Err(Failure::Usage(format!(
-                "--{option} and --{other} name the same file; give each its own"
-            )));
-        }
-        taken.push((option, path));
     }
     Ok(())
 }
