@@ -1,11 +1,10 @@
 //! Folded stacks, the input of every flame-graph tool: a line a stack, `;`-separated, root first,
 //! then a space and the bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 
-use super::{Exhibit, Exporter};
-use crate::report::{Owner, ledger::Ledger, profile::Sample, sanitize};
+use super::{Exhibit, Exporter, frames::Frame, held};
 
 /// The folded format as an [`Exporter`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,17 +16,8 @@ impl Exporter for Folded {
     fn write(&self, what: &Exhibit<'_>, w: &mut dyn io::Write) -> io::Result<()> {
         // Names that differ only in what was replaced fold into one line.
         let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-        let held = || what.profile.samples.iter().filter(|sample| sample.outstanding_bytes > 0);
-        // What one allocator makes of its memory is memory of the other: no tool may add them up, so
-        // each has a root of its own.
-        let ledgers: BTreeSet<Ledger> =
-            held().map(|sample| Ledger::of_cache(&sample.cache)).collect();
-        for sample in held() {
-            let mut path = line(sample);
-            if ledgers.len() > 1 {
-                path = format!("[{}];{path}", Ledger::of_cache(&sample.cache));
-            }
-            let bytes = lines.entry(path).or_default();
+        for (path, sample) in held::paths(what.profile) {
+            let bytes = lines.entry(stack(&path)).or_default();
             *bytes = bytes.saturating_add(sample.outstanding_bytes);
         }
         let mut text = String::new();
@@ -38,53 +28,10 @@ impl Exporter for Folded {
     }
 }
 
-fn line(sample: &Sample) -> String {
-    let mut frames = roots(&sample.owner);
-    for frame in sample.user.iter().rev().chain(sample.kernel.iter().rev()) {
-        frames.push(name(frame.as_ref()));
-    }
-    frames.push(format!("[{}]", bare(&sample.cache)));
-    frames.join(";")
-}
-
-/// What every stack of an owner begins with: the group it belongs to, and itself.
-fn roots(owner: &Owner) -> Vec<String> {
-    let itself = match (present(owner.comm.as_ref()), owner.pid) {
-        (Some(comm), Some(pid)) => format!("{comm}-{pid}"),
-        (Some(comm), None) => comm,
-        (None, Some(pid)) => format!("[unknown]-{pid}"),
-        (None, None) => "[unknown]".into(),
-    };
-    match owner.kind.as_str() {
-        kind @ ("softirq" | "hardirq") => return vec!["[kernel]".into(), kind.into()],
-        "kthread" => return vec!["[kernel]".into(), itself],
-        _ => (),
-    }
-    // An id says no more than the path that it is in.
-    let container = owner.container.as_ref().filter(|_| owner.container != owner.container_id);
-    let group = [
-        owner.pod.as_ref(),
-        owner.pod_uid.as_ref(),
-        owner.unit.as_ref(),
-        container,
-        owner.cgroup.as_ref(),
-    ];
-    let group = group.into_iter().find_map(present).unwrap_or_else(|| "unknown".into());
-    vec![format!("[{group}]"), itself]
-}
-
-fn name(frame: &str) -> String {
-    present(Some(frame)).unwrap_or_else(|| "[unknown]".into())
-}
-
-fn bare(frame: &str) -> String {
-    present(Some(frame)).unwrap_or_else(|| "unknown".into())
-}
-
-/// The name, fit for a frame; blanks at its ends would be lost or misread by other tools.
-fn present(name: Option<&(impl AsRef<str> + ?Sized)>) -> Option<String> {
-    let name = name?.as_ref().trim();
-    (!name.is_empty()).then(|| sanitize::folded(name).into_owned())
+/// Frames as one line has them.
+pub(crate) fn stack(path: &[Frame]) -> String {
+    let names: Vec<&str> = path.iter().map(|frame| frame.name.as_str()).collect();
+    names.join(";")
 }
 
 #[cfg(test)]
@@ -92,7 +39,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{Report, sample};
+    use crate::report::{Owner, Report, sample};
 
     fn folded(report: &Report) -> String {
         let mut out = Vec::new();

@@ -6,6 +6,8 @@ use crate::report::{Report, profile::Profile};
 
 pub mod files;
 pub mod folded;
+pub mod frames;
+pub(crate) mod held;
 pub mod output;
 
 /// What an exporter starts from.
