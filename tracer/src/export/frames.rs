@@ -43,8 +43,8 @@ impl Frame {
 /// `[cache]`. `user` and `kernel` are leaf first.
 pub fn path(owner: &Owner, user: &[Arc<str>], kernel: &[Arc<str>], cache: &str) -> Vec<Frame> {
     let mut frames = roots(owner);
-    frames.extend(user.iter().rev().map(|frame| Frame::new(Kind::User, name(frame))));
-    frames.extend(kernel.iter().rev().map(|frame| function(frame)));
+    frames.extend(user.iter().rev().map(|frame| self::user(frame)));
+    frames.extend(kernel.iter().rev().map(|frame| self::kernel(frame)));
     frames.push(leaf(cache));
     frames
 }
@@ -63,11 +63,10 @@ pub fn roots(owner: &Owner) -> Vec<Frame> {
         (None, Some(pid)) => format!("[unknown]-{pid}"),
         (None, None) => "[unknown]".into(),
     };
-    let kind = owner.kind.as_str();
     let of_kernel =
         |itself| vec![Frame::new(Kind::Group, "[kernel]"), Frame::new(Kind::Owner, itself)];
-    match kind {
-        "softirq" | "hardirq" => return of_kernel(kind.to_owned()),
+    match owner.kind.as_str() {
+        kind @ ("softirq" | "hardirq") => return of_kernel(kind.to_owned()),
         "kthread" => return of_kernel(itself),
         _ => (),
     }
@@ -81,12 +80,7 @@ pub fn roots(owner: &Owner) -> Vec<Frame> {
         owner.cgroup.as_ref(),
     ];
     let group = group.into_iter().find_map(present).unwrap_or_else(|| "unknown".into());
-    let mut frames = vec![Frame::new(Kind::Group, format!("[{group}]"))];
-    // A row that stands for a whole group has no process of its own to name.
-    if !(matches!(kind, "pod" | "cgroup") && owner.comm.is_none() && owner.pid.is_none()) {
-        frames.push(Frame::new(Kind::Owner, itself));
-    }
-    frames
+    vec![Frame::new(Kind::Group, format!("[{group}]")), Frame::new(Kind::Owner, itself)]
 }
 
 /// What every stack into a cache ends with.
@@ -95,7 +89,13 @@ pub fn leaf(cache: &str) -> Frame {
     Frame::new(Kind::Cache, format!("[{cache}]"))
 }
 
-fn function(frame: &str) -> Frame {
+/// A function of a process.
+pub fn user(function: &str) -> Frame {
+    Frame::new(Kind::User, name(function))
+}
+
+/// A function of the kernel or of a module.
+pub fn kernel(frame: &str) -> Frame {
     let name = name(frame);
     let of_module = name.ends_with(']') && name.contains(" [");
     Frame::new(if of_module { Kind::Module } else { Kind::Kernel }, name)

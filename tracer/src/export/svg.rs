@@ -119,11 +119,12 @@ impl Drawing {
         flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), w)
     }
 
-    /// Lines for inferno, sorted, and what to multiply their counts by: it adds up in 64 bits.
+    /// Lines for inferno, sorted, and what to multiply their counts by: it adds up, and
+    /// multiplies by 150, in 64 bits.
     fn lines(&self) -> (Vec<String>, f64) {
         let total: u128 = self.stacks.values().map(|width| u128::from(width.bytes)).sum();
-        // Past 2^53 numbers are not exact as drawn anyway.
-        let shift = (128 - total.leading_zeros()).saturating_sub(62);
+        // Past 2^53 numbers are not drawn exactly anyway.
+        let shift = (128 - total.leading_zeros()).saturating_sub(53);
         let line = |(stack, width): (&String, &Width)| {
             let bytes = width.bytes >> shift;
             if bytes == 0 {
@@ -194,4 +195,241 @@ fn nothing(caption: &Caption, w: &mut dyn io::Write) -> io::Result<()> {
 </svg>
 "##
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use roxmltree::{Document, ParsingOptions};
+
+    use super::*;
+    use crate::export::folded::Folded;
+    use crate::report::{Owner, Report, frames, sample};
+
+    fn svg(report: &Report) -> String {
+        let mut out = Vec::new();
+        let profile = sample::profile(report);
+        Svg.write(&Exhibit { report, profile: &profile }, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn parse(text: &str) -> Document<'_> {
+        let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+        Document::parse_with_options(text, options).unwrap()
+    }
+
+    /// Titles of all frames, each with its width: `load_msg (7,286,272 bytes, 97.25%)`.
+    fn titles(document: &Document<'_>) -> BTreeSet<String> {
+        let titles = document.descendants().filter(|node| node.has_tag_name("title"));
+        titles.filter_map(|node| node.text()).map(str::to_owned).collect()
+    }
+
+    fn by_id<'a>(document: &'a Document<'_>, id: &str) -> &'a str {
+        let node = document.descendants().find(|node| node.attribute("id") == Some(id));
+        node.and_then(|node| node.text()).unwrap_or_default()
+    }
+
+    /// No element that runs anything, but inferno's own script.
+    fn is_harmless(document: &Document<'_>) {
+        let scripts = document.descendants().filter(|node| node.has_tag_name("script")).count();
+        assert!(scripts <= 1);
+        let known = [
+            "svg",
+            "defs",
+            "linearGradient",
+            "stop",
+            "style",
+            "script",
+            "rect",
+            "text",
+            "g",
+            "title",
+        ];
+        for node in document.descendants().filter(roxmltree::Node::is_element) {
+            assert!(known.contains(&node.tag_name().name()), "{node:?}");
+            let handlers = node.attributes().filter(|a| a.name().starts_with("on"));
+            assert!(handlers.into_iter().all(|a| a.value() == "init(evt)"), "{node:?}");
+            assert!(node.attribute("href").is_none(), "{node:?}");
+        }
+    }
+
+    #[test]
+    fn the_incident() {
+        let text = svg(&sample::incident());
+        let document = parse(&text);
+        is_harmless(&document);
+        assert_eq!(
+            by_id(&document, "title"),
+            "kubelet[1165] (kubelet.service) grows kmalloc-512: node7, 30 s"
+        );
+        insta::assert_snapshot!(by_id(&document, "subtitle"), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % is divided among stacks by a sample of them");
+        let titles = titles(&document);
+        for title in [
+            "all (7,492,096 bytes, 100%)",
+            "load_msg (7,286,272 bytes, 97.25%)",
+            "os.(*File).Open (205,824 bytes, 2.75%)",
+            "[kmalloc-512] (205,824 bytes, 2.75%)",
+        ] {
+            assert!(titles.contains(title), "{titles:#?}");
+        }
+        assert!(text.contains("NOTES: kubelet (pid 1165"), "{text}");
+    }
+
+    #[test]
+    fn kinds_have_colours() {
+        let kinds = [Kind::User, Kind::Kernel, Kind::Module, Kind::Cache, Kind::Owner, Kind::Group];
+        let colours: BTreeSet<_> = kinds
+            .into_iter()
+            .map(|kind| {
+                let colour = colour(&Frame { kind, name: "same".into() });
+                (colour.r, colour.g, colour.b)
+            })
+            .collect();
+        assert_eq!(colours.len(), kinds.len());
+        let mut report = sample::incident();
+        report.stacks[0].user = frames(["load_msg"]);
+        let text = svg(&report);
+        for kind in [Kind::User, Kind::Kernel] {
+            let Color { r, g, b } = colour(&Frame { kind, name: "load_msg".into() });
+            assert!(text.contains(&format!("fill=\"rgb({r},{g},{b})\"")), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_picture_that_says_so() {
+        let text = svg(&sample::nothing());
+        let document = parse(&text);
+        is_harmless(&document);
+        assert_eq!(by_id(&document, "title"), "Kernel memory: node7, 30 s");
+        assert!(by_id(&document, "nothing").contains("still held"));
+    }
+
+    #[test]
+    fn hostile_names_are_only_text() {
+        let mut report = sample::incident();
+        let script = "<script>alert(1)</script>";
+        let owner = Owner {
+            kind: "process".into(),
+            comm: Some(script.into()),
+            pid: Some(1),
+            cgroup: Some("/a\"b'c]]>--&lt;\u{0}\u{fffe}".into()),
+            ..Owner::default()
+        };
+        report.verdict.owner = Some(owner.clone());
+        report.stacks[0].owner = owner.into();
+        report.stacks[0].kernel = frames(["a_[k]", "]]></style>", "-->", "\u{ffff}"]);
+        report.verdict.summary = format!("{script} -- --> ");
+        report.notes = vec!["use --size".into(), "-".into()];
+        let text = svg(&report);
+        let document = parse(&text);
+        is_harmless(&document);
+        let titles = titles(&document);
+        let cgroup = r#"[/a"b'c]]>--&lt:\x00\u{fffe}]"#;
+        for name in [&*format!("{script}-1"), "a_[k]", "]]></style>", cgroup] {
+            let title = format!("{name} (7,286,272 bytes, 97.25%)");
+            assert!(titles.contains(&title), "{title}: {titles:#?}");
+        }
+        assert!(by_id(&document, "title").starts_with(&format!("{script}[1]")));
+    }
+
+    /// The picture that inferno's own program makes of the folded stacks.
+    fn through_folded(report: &Report) -> String {
+        let mut lines = Vec::new();
+        let profile = sample::profile(report);
+        Folded.write(&Exhibit { report, profile: &profile }, &mut lines).unwrap();
+        let mut options = Options::default();
+        "bytes".clone_into(&mut options.count_name);
+        options.min_width = 0.001;
+        let mut out = Vec::new();
+        flamegraph::from_reader(&mut options, &*lines, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn folded_stacks_make_the_same_picture() {
+        let mut report = sample::incident();
+        report.stacks.extend([sample::msg_stack(7), sample::msg_stack(8)]);
+        report.stacks[2].cache = "page order-0 unmovable".into();
+        report.stacks[3].outstanding_bytes = 1_000_000;
+        report.stacks[3].user = frames(["main", "load_msg"]);
+        for report in [sample::incident(), report] {
+            let (ours, theirs) = (svg(&report), through_folded(&report));
+            assert_eq!(titles(&parse(&ours)), titles(&parse(&theirs)));
+            let rectangles = |text: &str| {
+                let document = parse(text);
+                let rows = document.descendants().filter(|node| node.has_tag_name("rect"));
+                let place = |node: &roxmltree::Node<'_, '_>| {
+                    node.attribute("width")
+                        .zip(node.attribute("height"))
+                        .map(|(w, h)| format!("{w} {h}"))
+                };
+                let mut rows: Vec<String> = rows.skip(1).filter_map(|node| place(&node)).collect();
+                rows.sort_unstable();
+                rows
+            };
+            assert_eq!(rectangles(&ours), rectangles(&theirs));
+        }
+    }
+
+    #[test]
+    fn changes_are_red_and_blue_and_nothing_that_went_is_lost() {
+        let mut drawing = Drawing::default();
+        let path = |name: &str| vec![Frame { kind: Kind::Kernel, name: name.into() }];
+        drawing.compare(&path("grew"), 100, 300);
+        drawing.compare(&path("went"), 500, 0);
+        drawing.compare(&path("same"), 50, 50);
+        let mut out = Vec::new();
+        drawing.draw(&Caption::default(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let document = parse(&text);
+        let colour = |name: &str| {
+            let title = document
+                .descendants()
+                .find(|node| node.has_tag_name("title") && node.text().unwrap().starts_with(name));
+            let frame = title.unwrap().parent().unwrap();
+            let shape = frame.children().find(|node| node.has_tag_name("rect")).unwrap();
+            shape.attribute("fill").unwrap().to_owned()
+        };
+        assert!(colour("grew").starts_with("rgb(255,"), "{}", colour("grew"));
+        assert!(colour("went").ends_with(",255)"), "{}", colour("went"));
+        assert_eq!(colour("same"), "rgb(250,250,250)");
+        assert!(titles(&document).contains("went (500 bytes, 58.82%; -58.82%)"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn any_names_and_numbers_make_a_document(
+            name in any::<String>(),
+            kernel in prop::collection::vec(any::<String>(), 0..5),
+            bytes in any::<u64>(),
+            more in any::<u64>(),
+        ) {
+            let mut report = sample::incident();
+            let owner = Owner { kind: "process".into(), comm: Some(name.clone()), ..Owner::default() };
+            report.stacks[0].owner = owner.into();
+            report.stacks[0].kernel = frames(&kernel);
+            report.stacks[0].outstanding_bytes = bytes;
+            report.stacks[1].cache.clone_from(&name);
+            report.stacks[1].outstanding_bytes = more;
+            report.host.hostname.clone_from(&name);
+            report.verdict.summary.clone_from(&name);
+            report.notes = vec![name];
+            let text = svg(&report);
+            is_harmless(&parse(&text));
+        }
+
+        #[test]
+        fn any_change_is_drawn(pairs in prop::collection::vec((any::<String>(), any::<u64>(), any::<u64>()), 1..6)) {
+            let mut drawing = Drawing::default();
+            for (name, before, after) in &pairs {
+                drawing.compare(&[crate::export::frames::kernel(name)], *before, *after);
+            }
+            let mut out = Vec::new();
+            drawing.draw(&Caption::default(), &mut out).unwrap();
+            is_harmless(&parse(&String::from_utf8(out).unwrap()));
+        }
+    }
 }
