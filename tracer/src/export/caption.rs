@@ -153,7 +153,7 @@ mod tests {
         let report = sample::lossy();
         let profile = sample::profile(&report);
         let what = Exhibit { report: &report, profile: &profile };
-        insta::assert_snapshot!(subtitle(&what), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling; 120,000 objects not followed; 2 updates refused; 1 missed free corr…");
+        insta::assert_snapshot!(subtitle(&what), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling; 120,000 objects not followed; 2 updates refused; 1 missed free co…");
         insta::assert_snapshot!(notes(&what).join("\n"), @r"
         Perhaps kubelet (pid 1165), but 120,000 objects were not followed and only 41 % of kmalloc-512's growth is explained: trace again with a larger --max-objects.
         Traced by kleak 0.1.0 for 30 s on node7, Linux 6.12.0 x86_64.

@@ -264,7 +264,7 @@ mod tests {
             by_id(&document, "title"),
             "kubelet[1165] (kubelet.service) grows kmalloc-512: node7, 30 s"
         );
-        insta::assert_snapshot!(by_id(&document, "subtitle"), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % is divided among stacks by a sample of them");
+        insta::assert_snapshot!(by_id(&document, "subtitle"), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling");
         let titles = titles(&document);
         for title in [
             "all (7,492,096 bytes, 100%)",
