@@ -50,7 +50,6 @@ impl Progress {
     pub fn show(&self, line: &str) {
         if self.is_shown() {
             self.bar.set_message(sanitize::terminal(line).into_owned());
-            self.bar.tick();
         }
     }
 
