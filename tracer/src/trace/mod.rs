@@ -6,7 +6,7 @@ mod child;
 mod evidence;
 mod history;
 mod meter;
-mod outputs;
+pub(crate) mod outputs;
 pub(crate) mod plan;
 mod session;
 pub(crate) mod signals;

@@ -1,0 +1,279 @@
+//! Less of a recording than it holds: some of its slab caches, or only what has outlived a longer time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use globset::GlobMatcher;
+use kleak_common::kind;
+
+use crate::{
+    analyse::Evidence,
+    host::classes,
+    report::{human, names, sanitize},
+    snapshot::{BIRTH_SLICES, Group, SiteFacts},
+};
+
+/// What was asked for that a recording cannot give (a mistake on the command line).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NarrowError {
+    /// It was not recorded.
+    #[error("the recording holds nothing of {asked}; it holds {holds}")]
+    NotRecorded {
+        /// The option and its value.
+        asked: String,
+        /// What there is instead.
+        holds: String,
+    },
+    /// Younger objects were left out when it was made.
+    #[error(
+        "--min-age {asked}: the recording was made with --min-age {recorded}, and holds nothing younger; \
+         give as much or more"
+    )]
+    TooYoung {
+        /// What was asked for.
+        asked: String,
+        /// What was left out.
+        recorded: String,
+    },
+    /// Nothing could get that old.
+    #[error("--min-age {asked} is not shorter than the recording, which is of {window}")]
+    TooOld {
+        /// What was asked for.
+        asked: String,
+        /// Length of the window.
+        window: String,
+    },
+}
+
+/// Names told at the most when something is not among them.
+const NAMES: usize = 12;
+
+/// Leaves the slab caches of these size classes, bytes, and of these names; all when there are neither. What
+/// there is to say about it.
+///
+/// Errors: a class or name is none of the recording's.
+pub fn caches(
+    evidence: &mut Evidence,
+    sizes: &[u64],
+    globs: &[GlobMatcher],
+) -> Result<Vec<String>, NarrowError> {
+    if sizes.is_empty() && globs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut said = Vec::new();
+    let mut chosen = BTreeSet::new();
+    for size in sizes {
+        let class = class_for(evidence, *size)?;
+        if class != *size {
+            said.push(format!("{size} is not a size class; {} serves it", short(class)));
+        }
+        chosen.insert(class);
+    }
+    for glob in globs {
+        if !evidence.snapshot.sites.keys().any(|key| {
+            name(evidence, *key)
+                .is_some_and(|name| wants(std::slice::from_ref(glob), name, evidence))
+        }) {
+            let asked = format!("--cache {}", sanitize::terminal(glob.glob().glob()));
+            return Err(NarrowError::NotRecorded { asked, holds: held(evidence) });
+        }
+    }
+    let everything = globs.is_empty()
+        && evidence.filter.kinds == ["kmalloc"]
+        && evidence.filter.size_classes.iter().all(|class| chosen.contains(class));
+    if !everything {
+        said.extend(keep_caches(evidence, &chosen, globs));
+    }
+    Ok(said)
+}
+
+/// The class of the recording that serves so many bytes.
+fn class_for(evidence: &Evidence, size: u64) -> Result<u64, NarrowError> {
+    let recorded = &evidence.filter.size_classes;
+    // The recorder's kernel may have other classes, but then these are among them or are not.
+    let standard = classes::Classes::default().class_for(size);
+    let class = [Some(size), standard].into_iter().flatten().find(|class| recorded.contains(class));
+    class.ok_or_else(|| {
+        let list: Vec<String> = recorded.iter().map(|class| short(*class)).collect();
+        let holds = if list.is_empty() { held(evidence) } else { names::list(&list) };
+        NarrowError::NotRecorded { asked: format!("--size {size}"), holds }
+    })
+}
+
+fn short(class: u64) -> String {
+    classes::cache_name(class, kleak_common::flavour::NORMAL)
+}
+
+/// Slab cache of a site, or what stands in its place.
+fn name(evidence: &Evidence, key: u64) -> Option<&str> {
+    evidence.cache_names.get(&key).map(String::as_str)
+}
+
+/// Whether a cache is called so, by any of its names.
+fn wants(globs: &[GlobMatcher], name: &str, evidence: &Evidence) -> bool {
+    let matches = |name: &str| globs.iter().any(|glob| glob.is_match(name));
+    let others = evidence.aliases.get(name).into_iter().flatten();
+    matches(name) || others.into_iter().any(|name| matches(name))
+}
+
+/// Names of what there is, for a message.
+fn held(evidence: &Evidence) -> String {
+    let all: BTreeSet<&str> =
+        evidence.snapshot.sites.keys().filter_map(|key| name(evidence, *key)).collect();
+    if all.is_empty() {
+        return "nothing at all".to_owned();
+    }
+    let mut list: Vec<String> =
+        all.iter().take(NAMES).map(|name| sanitize::terminal(name).into_owned()).collect();
+    if all.len() > NAMES {
+        list.push(format!("{} more", all.len() - NAMES));
+    }
+    names::list(&list)
+}
+
+fn keep_caches(
+    evidence: &mut Evidence,
+    chosen: &BTreeSet<u64>,
+    globs: &[GlobMatcher],
+) -> Option<String> {
+    let of_class = |name: Option<&str>, slot: u64| {
+        chosen.contains(&name.and_then(classes::size_in_name).unwrap_or(slot))
+    };
+    let wanted = |key: &u64, facts: &SiteFacts| {
+        let name = name(evidence, *key);
+        let sized = facts.site.kind == kind::KMALLOC && of_class(name, facts.site.size.into());
+        sized || name.is_some_and(|name| wants(globs, name, evidence))
+    };
+    let sites = evidence.snapshot.sites.iter();
+    let kept: BTreeSet<u64> =
+        sites.filter(|(key, facts)| wanted(key, facts)).map(|(key, _)| *key).collect();
+    let older = evidence.older_frees.as_ref().filter(|_| evidence.loss.untracked_objects == 0);
+    let older = older.map(|older| {
+        let shown = older.iter().filter(|(name, _)| {
+            classes::size_in_name(name).is_some_and(|class| chosen.contains(&class))
+                || wants(globs, name, evidence)
+        });
+        shown.map(|(_, count)| *count).fold(0, u64::saturating_add)
+    });
+    let kinds: BTreeSet<u8> = kept
+        .iter()
+        .filter_map(|key| evidence.snapshot.sites.get(key))
+        .map(|facts| facts.site.kind)
+        .collect();
+    let classes: BTreeSet<u64> = kept
+        .iter()
+        .filter(|key| {
+            evidence.snapshot.sites.get(*key).is_some_and(|f| f.site.kind == kind::KMALLOC)
+        })
+        .filter_map(|key| classes::size_in_name(name(evidence, *key)?))
+        .chain(chosen.iter().copied())
+        .collect();
+
+    evidence.loss.frees_of_older_objects = older;
+    let snapshot = &mut evidence.snapshot;
+    // Objects without a site are of no cache that anybody knows.
+    let nameless =
+        snapshot.groups.iter().filter(|(key, _)| !snapshot.sites.contains_key(&key.site));
+    let nameless = nameless.map(|(_, group)| group.objects).fold(0, u64::saturating_add);
+    snapshot.sites.retain(|key, _| kept.contains(key));
+    snapshot.groups.retain(|key, _| kept.contains(&key.site));
+    for point in &mut evidence.history {
+        point.outstanding.retain(|key, _| kept.contains(key));
+    }
+    let filter = &mut evidence.filter;
+    filter.kinds.retain(|word| {
+        let of = [("kmalloc", kind::KMALLOC), ("cache", kind::CACHE), ("page", kind::PAGE)];
+        let of = of.into_iter().chain([("percpu", kind::PERCPU)]).find(|(name, _)| name == word);
+        of.is_some_and(|(_, kind)| {
+            kinds.contains(&kind) || (kind == kind::KMALLOC && !chosen.is_empty())
+        })
+    });
+    filter.size_classes = classes.into_iter().collect();
+    filter.caches = globs.iter().map(|glob| glob.glob().glob().to_owned()).collect();
+    (nameless > 0).then(|| {
+        format!(
+            "{} whose slab cache is not known {} left out",
+            human::counted(nameless, "object"),
+            if nameless == 1 { "is" } else { "are" }
+        )
+    })
+}
+
+/// Leaves what has outlived `age`. The recording tells births by slices of the window, so it takes the next
+/// age that it can tell, and says so.
+///
+/// Errors: the recording lacks what is younger, or is shorter.
+pub fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
+    let snapshot = &evidence.snapshot;
+    let length_ns = snapshot.at_ns.saturating_sub(snapshot.start_ns);
+    let (age_s, recorded_s) = (age.as_secs_f64(), evidence.filter.min_age_s);
+    if age_s < recorded_s {
+        let (asked, recorded) = (human::seconds(age_s), human::seconds(recorded_s));
+        return Err(NarrowError::TooYoung { asked, recorded });
+    }
+    if age_s <= recorded_s {
+        return Ok(Vec::new());
+    }
+    let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+    let Some(older_ns) = length_ns.checked_sub(age_ns).filter(|left| *left > 0) else {
+        let (asked, window) = (human::seconds(age_s), human::seconds(length_ns as f64 / 1e9));
+        return Err(NarrowError::TooOld { asked, window });
+    };
+    // As they were cut when the snapshot was taken. The last is longer by a remainder, and holds the youngest.
+    let slice_ns = (length_ns / BIRTH_SLICES as u64).max(1);
+    let slices = usize::try_from(older_ns / slice_ns).unwrap_or(BIRTH_SLICES);
+    let slices = slices.min(BIRTH_SLICES - 1);
+    let taken_ns = length_ns.saturating_sub(slice_ns.saturating_mul(slices as u64));
+    let taken_s = taken_ns as f64 / 1e9;
+
+    let mut divided = false;
+    evidence.snapshot.groups.retain(|_, group| {
+        divided |= !cut(group, slices);
+        group.objects > 0
+    });
+    evidence.filter.min_age_s = taken_s;
+    let mut said = Vec::new();
+    if taken_ns > age_ns {
+        said.push(format!(
+            "--min-age {} is taken as {}: the recording tells births by twentieths of its window.",
+            human::seconds(age_s),
+            precise(taken_s),
+        ));
+    }
+    if divided {
+        said.push(
+            "With this --min-age, bytes asked for, and bytes of pages, are estimated: the recording does not \
+             tell them by birth."
+                .to_owned(),
+        );
+    }
+    Ok(said)
+}
+
+/// Seconds to the millisecond where a tenth would look like the age that was asked for.
+fn precise(s: f64) -> String {
+    if s < 60.0 { format!("{s:.3} s") } else { human::seconds(s) }
+}
+
+/// Leaves what was born in the first slices; whether all of it is known exactly.
+fn cut(group: &mut Group, slices: usize) -> bool {
+    let mut objects = 0_u64;
+    for (slice, count) in group.births.iter_mut().enumerate() {
+        if slice < slices {
+            objects = objects.saturating_add(*count);
+        } else {
+            *count = 0;
+        }
+    }
+    let before = group.objects;
+    let objects = objects.min(before);
+    let part = |whole: u64| {
+        let part = u128::from(whole) * u128::from(objects) / u128::from(before.max(1));
+        u64::try_from(part).unwrap_or(u64::MAX)
+    };
+    // Objects of one stack most often ask for as many bytes each.
+    let exact = objects == 0 || objects == before || group.requested.is_multiple_of(before.max(1));
+    group.requested = part(group.requested);
+    group.weight = if group.weight > 0 && objects > 0 { part(group.weight).max(1) } else { 0 };
+    group.objects = objects;
+    exact
+}
