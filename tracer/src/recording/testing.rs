@@ -320,7 +320,9 @@ pub(super) fn large(sites: u64, stacks: i32, groups: u64) -> Evidence {
         facts.site.size = 512;
         facts.site.start_ns = next() % (1 << 50);
         facts.site.call_site = next() % 900;
-        evidence.call_sites.insert(facts.site.call_site, format!("function_{}", facts.site.call_site));
+        evidence
+            .call_sites
+            .insert(facts.site.call_site, format!("function_{}", facts.site.call_site));
         evidence.snapshot.sites.insert(key, facts);
         evidence.owners.insert(key, process(pid, &format!("comm{}", pid % 300)));
         evidence.cache_names.insert(key, "kmalloc-512".to_owned());
@@ -332,7 +334,8 @@ pub(super) fn large(sites: u64, stacks: i32, groups: u64) -> Evidence {
     }
     for stack in 0..stacks {
         let length = 8 + next() % 30;
-        let names: Vec<String> = (0..length).map(|_| format!("some_function_{}", next() % 3000)).collect();
+        let names: Vec<String> =
+            (0..length).map(|_| format!("some_function_{}", next() % 3000)).collect();
         evidence.kernel_stacks.insert(stack + 100, frames(names));
     }
     let keys: Vec<u64> = evidence.snapshot.sites.keys().copied().collect();
@@ -343,7 +346,13 @@ pub(super) fn large(sites: u64, stacks: i32, groups: u64) -> Evidence {
         let objects = births.iter().sum();
         evidence.snapshot.groups.insert(
             GroupKey { site, kernel_stack, user_stack: -1 },
-            Group { objects, requested: objects * 464, weight: objects, oldest_ns: START + next() % 60_000_000_000, births },
+            Group {
+                objects,
+                requested: objects * 464,
+                weight: objects,
+                oldest_ns: START + next() % 60_000_000_000,
+                births,
+            },
         );
     }
     evidence

@@ -5,7 +5,7 @@ use std::{io::Cursor, path::Path};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    Damage, Frame, Kind, Look, ReadError, Recording, Settings, decode, encode,
+    Frame, Kind, Look, ReadError, Recording, Settings, decode, encode,
     format::{Body, Group, Head, Site},
     frame,
     testing::{arbitrary, body, file, head, incident, read},
@@ -457,24 +457,14 @@ fn a_frame_that_lies_about_its_place_is_found_out() {
             .unwrap();
     assert!(recording.frame(7).unwrap().is_none());
     assert!(recording.damage().is_empty());
-    let _: &[Damage] = recording.damage();
-}
-
-#[test]
-fn zzz_generate() {
-    let Some(path) = std::env::var_os("GEN_FIXTURE") else { return };
-    let bytes = file(&[
-        (Kind::Interval, incident(10)),
-        (Kind::Checkpoint, incident(15)),
-        (Kind::Final, incident(20)),
-    ]);
-    std::fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn zzz_bench() {
     use std::time::Instant;
-    if std::env::var_os("BENCH").is_none() { return }
+    if std::env::var_os("BENCH").is_none() {
+        return;
+    }
     let evidence = super::testing::large(16_000, 20_000, 100_000);
     let now = Instant::now();
     let b = body(&evidence);
@@ -491,6 +481,7 @@ fn zzz_bench() {
     }
     let mut file = frame::title("0.1.0");
     file.extend(packed);
+    std::fs::write("/tmp/rec_large.kleak", &file).unwrap();
     let now = Instant::now();
     let (_, frame) = read(&file).unwrap();
     println!("read {:?}", now.elapsed());
