@@ -258,7 +258,8 @@ pub struct Tally {
     pub lost_caches: u64,
     /// Objects handed to RCU to be freed (`kvfree_call_rcu`), ours or not.
     pub rcu_frees: u64,
-    /// Objects of bulk frees past the last that a program looks at: those of ours look outstanding.
+    /// Objects of bulk frees past the last that a program looks at, or whose address could not be read: those
+    /// of ours look outstanding.
     pub lost_bulk_frees: u64,
 }
 

@@ -77,46 +77,50 @@ struct Batch {
 #[inline(always)]
 pub(crate) fn bulk<const ROW: u32>(ctx: &impl Arguments, state: &mut CpuState) {
     let batch = Batch { cache: ctx.argument(0), count: ctx.argument(1), objects: ctx.argument(2) };
-    if batch.count > BULK {
-        state.tally[ROW as usize].lost_bulk_frees += batch.count - BULK;
+    let done = each::<ROW>(&batch, state);
+    if batch.count > done {
+        state.tally[ROW as usize].lost_bulk_frees += batch.count - done;
     }
-    each::<ROW>(&batch, state);
 }
 
-/// Deals with one of them; `false` if the others cannot be read either.
+/// Deals with one of them.
 #[inline(always)]
-fn one<const ROW: u32>(batch: &Batch, index: u64, state: &mut CpuState) -> bool {
+fn one<const ROW: u32>(batch: &Batch, index: u64, state: &mut CpuState) {
     let Ok(address) = read::<u64>(batch.objects, index as u32 * 8) else {
-        state.tally[ROW as usize].failed_reads += 1;
-        return false;
+        state.tally[ROW as usize].lost_bulk_frees += 1;
+        return;
     };
     if fraction::takes_object(address) {
         ledger::forget::<ROW>(address, batch.cache, state);
     }
-    true
 }
 
+/// Deals with the first [`BULK`] of them, and says how many these are.
 #[cfg(not(feature = "table"))]
 #[inline(always)]
-fn each<const ROW: u32>(batch: &Batch, state: &mut CpuState) {
+fn each<const ROW: u32>(batch: &Batch, state: &mut CpuState) -> u64 {
     for index in 0..BULK {
-        if index >= batch.count || !one::<ROW>(batch, index, state) {
-            break;
+        if index >= batch.count {
+            return index;
         }
+        one::<ROW>(batch, index, state);
     }
+    BULK
 }
 
-/// By `bpf_loop()`, which has the verifier see one turn only: so many of them, each of which looks into the
-/// table, are too many for it (1,000,000 instructions on 6.12, 8,192 jumps before).
+/// The same by `bpf_loop()`, which has the verifier see one turn only: so many of them, each of which looks
+/// into the table, are too many for it (1,000,000 instructions on 6.12, 8,192 jumps before).
 #[cfg(feature = "table")]
 #[inline(always)]
-fn each<const ROW: u32>(batch: &Batch, _: &mut CpuState) {
+fn each<const ROW: u32>(batch: &Batch, _: &mut CpuState) -> u64 {
     let turns = if batch.count < BULK { batch.count } else { BULK };
     let turn: unsafe extern "C" fn(u64, *const Batch) -> u64 = turn::<ROW>;
     // SAFETY: the batch outlives the call, and the function takes what the helper gives it.
-    let _ = unsafe {
+    let done = unsafe {
         bpf_loop(turns as u32, turn as *mut _, core::ptr::from_ref(batch).cast_mut().cast(), 0)
     };
+    // Negative where the helper refuses.
+    if done > 0 { done as u64 } else { 0 }
 }
 
 /// What `bpf_loop()` calls: 0 to go on.
@@ -130,5 +134,6 @@ unsafe extern "C" fn turn<const ROW: u32>(index: u64, batch: *const Batch) -> u6
     let Some(state) = crate::maps::cpu() else { return 1 };
     // SAFETY: by this function's own condition.
     let batch = unsafe { &*batch };
-    u64::from(!one::<ROW>(batch, index, state))
+    one::<ROW>(batch, index, state);
+    0
 }

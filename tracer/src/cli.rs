@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobMatcher};
 
-use crate::{analyse::By, probe, report::fail_on::Condition};
+use crate::{analyse::By, export, probe, report::fail_on::Condition};
 
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
@@ -157,9 +157,9 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
 
-    /// Also write folded stacks, for any flame-graph tool
-    #[arg(long, value_name = "FILE")]
-    pub folded: Option<PathBuf>,
+    /// Other formats.
+    #[command(flatten)]
+    pub exports: Exports,
 
     /// Where the root of the host is mounted, when run in a container: /host
     ///
@@ -176,6 +176,23 @@ pub struct TraceArgs {
     /// Attach, run this, and stop when it ends; the report is what it and its descendants leave
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// Files in the formats of other tools. They hold everything that is selected, whatever `--by` and
+/// `--top` show.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Exports {
+    /// Also write folded stacks, for any flame-graph tool
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+}
+
+impl Exports {
+    /// Those asked for.
+    pub fn wanted(&self) -> Vec<(export::Format, PathBuf)> {
+        let all = [(export::Format::Folded, &self.folded)];
+        all.into_iter().filter_map(|(format, path)| Some((format, path.clone()?))).collect()
+    }
 }
 
 /// Options of `kleak cgroups`.

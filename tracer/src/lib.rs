@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod export;
 pub mod host;
 pub mod probe;
+pub mod progress;
 pub mod report;
 pub mod resolve;
 pub mod snapshot;

@@ -39,6 +39,14 @@ pub(crate) fn check(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> 
     say::step("lint", "clippy, BPF side");
     note("clippy on the BPF side", bpf_side(workspace, toolchain));
 
+    // A workspace of its own, which the others leave out.
+    say::step("lint", "clippy, fuzz targets");
+    let mut fuzz = outer_cargo(workspace);
+    fuzz.args(["clippy", "--manifest-path", "tests/fuzz/Cargo.toml"]);
+    let target = workspace.target.join("fuzz");
+    fuzz.arg("--target-dir").arg(target).args(["--all-targets", "--", "-Dwarnings"]);
+    note("clippy on the fuzz targets", run_command(&mut fuzz));
+
     say::step("lint", "documentation");
     let mut doc = user_side(workspace, "doc");
     note("documentation", run_command(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings")));

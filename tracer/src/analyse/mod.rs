@@ -8,6 +8,7 @@ mod confidence;
 mod facts;
 mod group;
 mod growth;
+mod profile;
 mod reconcile;
 mod sentence;
 mod stacks;
@@ -25,12 +26,14 @@ mod tests;
 mod unfollowed;
 mod verdict;
 
+use std::collections::BTreeMap;
+
 use globset::GlobMatcher;
 use hashbrown::HashMap;
 
 use crate::report::{
     Cgroups, Command, Cost, Filter, Frames, Host, Loss, Mode, Owner, Report, SCHEMA, Sampling,
-    sanitize,
+    profile::Profile, sanitize,
 };
 use crate::snapshot::Snapshot;
 
@@ -194,15 +197,8 @@ impl Select {
 /// The report that the evidence supports.
 pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
     let timeline = facts::Timeline::new(evidence);
-    let mut all = facts::sites(evidence, &timeline);
-    let checks = reconcile::check(evidence, &all);
-    for site in &mut all {
-        if site.unfollowed.is_some() && !unfollowed::confirmed(&checks, &site.cache) {
-            site.series.doubtful = site.series.objects;
-        }
-    }
-    let shown: Vec<&facts::SiteView> =
-        all.iter().filter(|site| options.select.takes(&site.owner, site.family)).collect();
+    let (all, checks) = sites(evidence, &timeline);
+    let shown = selected(&all, options);
 
     let parts = group::parts(evidence, &shown, options.by);
     let merged = group::merge(&parts, group::Level::By(options.by));
@@ -253,6 +249,32 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         command: evidence.command.clone(),
         notes,
     }
+}
+
+/// Everything that `options` select, path by path, whatever they group by.
+pub fn profile(evidence: &Evidence, options: &Options) -> Profile {
+    let timeline = facts::Timeline::new(evidence);
+    let (all, _) = sites(evidence, &timeline);
+    profile::profile(evidence, &selected(&all, options), &timeline)
+}
+
+/// Every site, and what the slab allocator says of the counts.
+fn sites(
+    evidence: &Evidence,
+    timeline: &facts::Timeline,
+) -> (Vec<facts::SiteView>, BTreeMap<String, reconcile::Check>) {
+    let mut all = facts::sites(evidence, timeline);
+    let checks = reconcile::check(evidence, &all);
+    for site in &mut all {
+        if site.unfollowed.is_some() && !unfollowed::confirmed(&checks, &site.cache) {
+            site.series.doubtful = site.series.objects;
+        }
+    }
+    (all, checks)
+}
+
+fn selected<'a>(all: &'a [facts::SiteView], options: &Options) -> Vec<&'a facts::SiteView> {
+    all.iter().filter(|site| options.select.takes(&site.owner, site.family)).collect()
 }
 
 /// What a reader of the tables has to know.

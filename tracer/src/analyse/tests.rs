@@ -4,9 +4,9 @@ use globset::Glob;
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::testing::{Births, START, World, even, kind, process, total};
-use super::{By, Evidence, Options, Point, Select, SlabCount, analyse};
-use crate::report::frames;
-use crate::report::{Confidence, Owner, Report};
+use super::{By, Evidence, Options, Point, Select, SlabCount, analyse, profile};
+use crate::report::profile::{Profile, Sample};
+use crate::report::{Confidence, Owner, Report, frames};
 use crate::snapshot::{Group, GroupKey, SiteFacts};
 
 fn report(world: &World) -> Report {
@@ -741,6 +741,47 @@ fn check_invariants(report: &Report) -> Result<(), proptest::test_runner::TestCa
     Ok(())
 }
 
+/// A profile has what the rows have, path by path.
+fn check_profile(
+    profile: &Profile,
+    report: &Report,
+    all_rows: bool,
+) -> Result<(), proptest::test_runner::TestCaseError> {
+    let samples = &profile.samples;
+    for sample in samples {
+        prop_assert_eq!(sample.trend.len(), if sample.rest { 0 } else { profile.step_s.len() });
+        prop_assert!(sample.growth_bytes_per_s.is_none_or(f64::is_finite));
+        prop_assert!(sample.allocated_objects >= sample.outstanding_objects);
+        prop_assert!(!sample.kernel.is_empty());
+        prop_assert_eq!(sample.outstanding_objects == 0, sample.rest);
+        prop_assert!(sample.allocated_objects > 0);
+    }
+    // Of nearly 2^64 objects nothing can be added up.
+    let enough = |counts: &[u64]| counts.iter().all(|count| *count < u64::MAX >> 8);
+    let allocated: Vec<u64> = report.owners.iter().map(|row| row.allocated_objects).collect();
+    if all_rows && enough(&allocated) {
+        let sum = |count: fn(&Sample) -> u64| samples.iter().map(count).sum::<u64>();
+        prop_assert_eq!(sum(|sample| sample.allocated_objects), allocated.iter().sum::<u64>());
+        for (in_rows, in_samples) in [
+            (
+                report.owners.iter().map(|row| row.outstanding_objects).sum::<u64>(),
+                sum(|sample| sample.outstanding_objects),
+            ),
+            (
+                report.owners.iter().map(|row| row.outstanding_bytes).sum(),
+                sum(|sample| sample.outstanding_bytes),
+            ),
+            (
+                report.owners.iter().map(|row| row.unfollowed_objects).sum(),
+                sum(|sample| sample.unfollowed_objects),
+            ),
+        ] {
+            prop_assert_eq!(in_rows, in_samples);
+        }
+    }
+    Ok(())
+}
+
 /// Evidence that no kernel would give: sites without owners, groups without sites, counts that
 /// contradict each other.
 fn arbitrary_evidence() -> impl Strategy<Value = Evidence> {
@@ -829,8 +870,10 @@ proptest! {
         pid in prop::option::of(0..3_u32),
     ) {
         let select = Select { pid, ..Select::default() };
-        let report = analyse(&evidence, &Options { by, top, select });
+        let options = Options { by, top, select };
+        let report = analyse(&evidence, &options);
         check_invariants(&report)?;
+        check_profile(&profile(&evidence, &options), &report, top.is_none())?;
         let all: u64 = evidence.snapshot.groups.values().map(|group| group.objects).sum();
         let caches: u64 = report.caches.iter().map(|row| row.outstanding_objects).sum();
         if pid.is_none() {

@@ -1,6 +1,6 @@
 //! The window: attach, look around, follow events, look around again.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,7 +13,8 @@ use super::{
 use crate::{
     host::{Host, meminfo, process},
     probe::{self, CgroupSource, Probe, now_ns},
-    report::{Owner, sanitize},
+    progress::say,
+    report::Owner,
     resolve::{
         cgroups::Cgroups,
         containers::Containers,
@@ -216,9 +217,4 @@ fn swap_used(host: &Host) -> Option<u64> {
 fn page_bytes() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     size.ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
-}
-
-/// A line to stderr. A closed stderr is nobody's problem but the user's.
-fn say(line: &str) {
-    drop(writeln!(std::io::stderr(), "{}", sanitize::terminal(line)));
 }

@@ -4,43 +4,40 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::{Exporter, frames};
-use crate::report::{Report, StackRow, ledger::Ledger};
+use super::{Exhibit, Exporter, frames};
+use crate::report::{ledger::Ledger, profile::Sample};
 
 /// The folded format as an [`Exporter`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Folded;
 
 impl Exporter for Folded {
-    fn write(&self, report: &Report, w: &mut dyn io::Write) -> io::Result<()> {
-        write(report, w)
-    }
-}
-
-/// Writes `[pod or unit or cgroup];comm-pid;user…;kernel…;[cache] BYTES` lines, sorted, each once;
-/// with pages beside what is made of them, below a root for each: `[slab memory];…`, `[pages];…`.
-pub fn write(report: &Report, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
-    // Names that differ only in what was replaced fold into one line.
-    let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-    let stacks = || report.stacks.iter().filter(|stack| stack.outstanding_bytes > 0);
-    let ledgers: BTreeSet<Ledger> = stacks().map(|stack| Ledger::of_cache(&stack.cache)).collect();
-    for stack in stacks() {
-        let mut path = line(stack);
-        if ledgers.len() > 1 {
-            path = format!("{};{path}", frames::book(Ledger::of_cache(&stack.cache)).name);
+    /// Writes `[pod or unit or cgroup];comm-pid;user…;kernel…;[cache] BYTES` lines, sorted, each once;
+    /// with pages beside what is made of them, below a root for each: `[slab memory];…`, `[pages];…`.
+    fn write(&self, what: &Exhibit<'_>, w: &mut dyn io::Write) -> io::Result<()> {
+        // Names that differ only in what was replaced fold into one line.
+        let mut lines: BTreeMap<String, u64> = BTreeMap::new();
+        let held = || what.profile.samples.iter().filter(|sample| sample.outstanding_bytes > 0);
+        let ledgers: BTreeSet<Ledger> =
+            held().map(|sample| Ledger::of_cache(&sample.cache)).collect();
+        for sample in held() {
+            let mut path = line(sample);
+            if ledgers.len() > 1 {
+                path = format!("{};{path}", frames::book(Ledger::of_cache(&sample.cache)).name);
+            }
+            let bytes = lines.entry(path).or_default();
+            *bytes = bytes.saturating_add(sample.outstanding_bytes);
         }
-        let bytes = lines.entry(path).or_default();
-        *bytes = bytes.saturating_add(stack.outstanding_bytes);
+        let mut text = String::new();
+        for (frames, bytes) in lines {
+            text.extend([frames.as_str(), " ", &bytes.to_string(), "\n"]);
+        }
+        w.write_all(text.as_bytes())
     }
-    let mut text = String::new();
-    for (frames, bytes) in lines {
-        text.extend([frames.as_str(), " ", &bytes.to_string(), "\n"]);
-    }
-    w.write_all(text.as_bytes())
 }
 
-fn line(stack: &StackRow) -> String {
-    let path = frames::path(&stack.owner, &stack.user, &stack.kernel, &stack.cache);
+fn line(sample: &Sample) -> String {
+    let path = frames::path(&sample.owner, &sample.user, &sample.kernel, &sample.cache);
     let names: Vec<String> = path.into_iter().map(|frame| frame.name).collect();
     names.join(";")
 }
@@ -50,11 +47,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{Owner, sample};
+    use crate::report::{Owner, Report, sample};
 
     fn folded(report: &Report) -> String {
         let mut out = Vec::new();
-        Folded.write(report, &mut out).unwrap();
+        let profile = sample::profile(report);
+        Folded.write(&Exhibit { report, profile: &profile }, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -74,7 +72,7 @@ mod tests {
     #[test]
     fn owners_that_are_not_processes_have_roots_too() {
         let mut report = sample::nothing();
-        for (i, kind) in ["softirq", "kthread", "unknown", "pod"].into_iter().enumerate() {
+        for (i, kind) in ["softirq", "kthread", "unknown"].into_iter().enumerate() {
             let mut stack = sample::msg_stack(0);
             stack.kernel = crate::report::frames(["load_msg", ""]);
             stack.owner = Owner { kind: kind.into(), ..Owner::default() }.into();
@@ -90,8 +88,7 @@ mod tests {
             folded(&report),
             "[kernel];kworker/0:1-12;[unknown];load_msg;[kmalloc-512] 1024\n\
              [kernel];softirq;[unknown];load_msg;[kmalloc-512] 512\n\
-             [unknown];[unknown];[unknown];load_msg;[kmalloc-512] 2048\n\
-             [unknown];[unknown];load_msg;[kmalloc-512] 4096\n"
+             [unknown];[unknown];[unknown];load_msg;[kmalloc-512] 2048\n"
         );
     }
 

@@ -63,11 +63,10 @@ pub fn roots(owner: &Owner) -> Vec<Frame> {
         (None, Some(pid)) => format!("[unknown]-{pid}"),
         (None, None) => "[unknown]".into(),
     };
-    let kind = owner.kind.as_str();
     let of_kernel =
         |itself| vec![Frame::new(Kind::Group, "[kernel]"), Frame::new(Kind::Owner, itself)];
-    match kind {
-        "softirq" | "hardirq" => return of_kernel(kind.to_owned()),
+    match owner.kind.as_str() {
+        kind @ ("softirq" | "hardirq") => return of_kernel(kind.to_owned()),
         "kthread" => return of_kernel(itself),
         _ => (),
     }
@@ -81,12 +80,7 @@ pub fn roots(owner: &Owner) -> Vec<Frame> {
         owner.cgroup.as_ref(),
     ];
     let group = group.into_iter().find_map(present).unwrap_or_else(|| "unknown".into());
-    let mut frames = vec![Frame::new(Kind::Group, format!("[{group}]"))];
-    // A row that stands for a whole group has no process of its own to name.
-    if !(matches!(kind, "pod" | "cgroup") && owner.comm.is_none() && owner.pid.is_none()) {
-        frames.push(Frame::new(Kind::Owner, itself));
-    }
-    frames
+    vec![Frame::new(Kind::Group, format!("[{group}]")), Frame::new(Kind::Owner, itself)]
 }
 
 /// What every stack into a cache ends with.

@@ -1,15 +1,60 @@
-//! A report in the formats of other tools, and where it is written.
+//! What was found in the formats of other tools, and where it is written.
 
 use std::io;
 
-use crate::report::Report;
+use crate::report::{Report, profile::Profile};
 
+pub mod files;
 pub mod folded;
 pub mod frames;
 pub mod output;
 
-/// A format that a report can be written in: one file each in this folder.
+/// What an exporter starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Exhibit<'a> {
+    /// The answer, the host, what was lost.
+    pub report: &'a Report,
+    /// All of it, path by path.
+    pub profile: &'a Profile,
+}
+
+/// A format that findings can be written in: one file each in this folder.
 pub trait Exporter {
-    /// Writes all of `report`.
-    fn write(&self, report: &Report, w: &mut dyn io::Write) -> io::Result<()>;
+    /// Writes all of it.
+    ///
+    /// Errors: `w` cannot be written.
+    fn write(&self, what: &Exhibit<'_>, w: &mut dyn io::Write) -> io::Result<()>;
+}
+
+/// The formats there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A line a stack, for any flame-graph tool
+    Folded,
+}
+
+impl Format {
+    /// What writes it.
+    #[must_use]
+    pub fn exporter(self) -> &'static dyn Exporter {
+        match self {
+            Self::Folded => &folded::Folded,
+        }
+    }
+
+    /// The option that asks for it, without its `--`.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Folded => "folded",
+        }
+    }
+
+    /// What to call it in a message.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Folded => "folded stacks",
+        }
+    }
 }

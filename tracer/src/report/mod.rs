@@ -8,6 +8,7 @@ pub mod human;
 pub mod json;
 pub mod ledger;
 pub mod names;
+pub mod profile;
 pub mod sanitize;
 pub mod text;
 

@@ -5,7 +5,32 @@ use std::sync::Arc;
 use super::{
     CacheRow, Cgroups, Command, Confidence, Cost, Filter, Frames, Host, Loss, Mode, Owner,
     OwnerRow, Report, SCHEMA, Sampling, StackRow, Verdict, frames,
+    profile::{Profile, Sample},
 };
+
+/// What the stacks of a report come from: nothing was freed, and growth began with the window.
+pub(crate) fn profile(report: &Report) -> Profile {
+    let sample = |stack: &StackRow| Sample {
+        owner: Arc::clone(&stack.owner),
+        cache: stack.cache.as_str().into(),
+        kernel: Arc::clone(&stack.kernel),
+        user: Arc::clone(&stack.user),
+        outstanding_objects: stack.outstanding_objects,
+        outstanding_bytes: stack.outstanding_bytes,
+        requested_bytes: stack.outstanding_bytes,
+        allocated_objects: stack.outstanding_objects,
+        allocated_bytes: stack.outstanding_bytes,
+        unfollowed_objects: 0,
+        growth_bytes_per_s: Some(stack.outstanding_bytes as f64 / report.window_s),
+        trend: (1..=10).map(|step| stack.outstanding_objects / 10 * step).collect(),
+        estimated: stack.estimated,
+        rest: false,
+    };
+    Profile {
+        samples: report.stacks.iter().map(sample).collect(),
+        step_s: (1..=10).map(|step| report.window_s * f64::from(step) / 10.0).collect(),
+    }
+}
 
 pub(crate) fn kubelet() -> Owner {
     Owner {

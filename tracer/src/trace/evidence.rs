@@ -12,7 +12,7 @@ use crate::{
     },
     probe::{self, CgroupChange, ChangeKind, Probe},
     report::{
-        Cgroups as CgroupCounts, Command, Cost, Frames, Host as HostFacts, Loss, Mode, Sampling,
+        Cgroups as CgroupCounts, Cost, Frames, Host as HostFacts, Loss, Mode, Sampling,
         ledger::{page_cache, percpu_cache},
     },
     resolve::{
@@ -119,7 +119,6 @@ impl Resolver {
         mut snapshot: Snapshot,
         history: &[Point],
         probe: &Probe,
-        command: Option<Command>,
         spent: Spent,
     ) -> Evidence {
         let Spent { cost, sampling, mut notes } = spent;
@@ -176,7 +175,7 @@ impl Resolver {
             },
             cost,
             sampling,
-            command,
+            command: None,
             notes,
             snapshot,
         }

@@ -58,6 +58,12 @@ impl History {
         self.step = self.step.max(took.saturating_mul(self.rest));
     }
 
+    /// Objects outstanding at the last point.
+    pub(super) fn outstanding(&self) -> Option<u64> {
+        let counts = self.points.last()?.outstanding.values();
+        Some(counts.fold(0, |sum, count| sum.saturating_add(*count)))
+    }
+
     /// The points, oldest first.
     pub(super) fn points(&self) -> &[Point] {
         &self.points

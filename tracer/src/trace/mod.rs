@@ -1,5 +1,6 @@
 //! `kleak trace`: attach, watch a window, report.
 
+mod attached;
 mod budget;
 mod child;
 mod evidence;

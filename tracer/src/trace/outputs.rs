@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use super::{Failure, plan::Plan};
 use crate::{
     cli::Format,
-    export::{Exporter as _, folded::Folded, output::Output},
+    export::{Exhibit, files::Files, output::Output},
     report::{Report, json, text},
 };
 
 /// Everything that is written, opened before the run so that a bad path fails early.
 pub(super) struct Outputs {
     report: Output,
-    folded: Option<Output>,
+    exports: Files,
     format: Format,
     style: text::Style,
     /// The reader of the report has gone: nothing more is written to it.
@@ -31,9 +31,9 @@ impl Outputs {
         } else {
             Output::create(&plan.output)?
         };
-        let folded = plan.folded.as_ref().map(|path| Output::create(path)).transpose()?;
+        let exports = Files::open(&plan.exports)?;
         let style = text::Style::of(&plan.output, plan.top);
-        Ok(Self { report, folded, format: plan.format, style, closed: false, printed: false })
+        Ok(Self { report, exports, format: plan.format, style, closed: false, printed: false })
     }
 
     /// Writes one report.
@@ -71,13 +71,8 @@ impl Outputs {
     /// Writes the other files, and puts everything in place.
     ///
     /// Errors: a file cannot be written.
-    pub(super) fn finish(self, report: &Report) -> Result<(), Failure> {
-        if let Some(mut output) = self.folded {
-            Folded
-                .write(report, &mut output)
-                .map_err(|error| Failure::Failed(format!("writing folded stacks: {error}")))?;
-            output.finish().map_err(|error| Failure::Failed(error.to_string()))?;
-        }
+    pub(super) fn finish(self, what: &Exhibit<'_>) -> Result<(), Failure> {
+        self.exports.write(what).map_err(|error| Failure::Failed(error.to_string()))?;
         match self.report.finish() {
             Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
             _ => Ok(()),

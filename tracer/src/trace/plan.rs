@@ -13,7 +13,8 @@ use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 use super::Failure;
 use crate::{
     analyse,
-    cli::{Format, Kind, Stacks, TraceArgs},
+    cli::{Exports, Format, Kind, Stacks, TraceArgs},
+    export,
     host::{
         Host,
         cgroup::CgroupLayout,
@@ -57,7 +58,8 @@ pub(super) struct Plan {
     /// Rows of the text report.
     pub(super) top: usize,
     pub(super) output: PathBuf,
-    pub(super) folded: Option<PathBuf>,
+    /// Files in other formats.
+    pub(super) exports: Vec<(export::Format, PathBuf)>,
     pub(super) conditions: Vec<Condition>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
@@ -106,6 +108,7 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
+        check_paths(&args.output, &args.exports)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -186,7 +189,7 @@ impl Plan {
             format: args.format,
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
-            folded: args.folded.clone(),
+            exports: args.exports.wanted(),
             conditions: args.fail_on.clone(),
             command: args.command.clone(),
             remarks,
@@ -233,11 +236,26 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
     if args.user_stacks && args.stacks == Stacks::Off {
         return usage("--user-stacks needs kernel stacks too; drop --stacks off");
     }
-    if args.folded.as_ref().is_some_and(|folded| *folded == args.output) {
-        return usage("--folded and --output name the same file; give each its own");
-    }
     if !args.command.is_empty() && args.pid.is_some() {
         return usage("--pid and a COMMAND exclude each other: the report is of the command");
+    }
+    Ok(())
+}
+
+/// Refuses two outputs in one file.
+///
+/// Errors: names them.
+fn check_paths(report: &Path, exports: &Exports) -> Result<(), Failure> {
+    let mut taken = vec![("output", report)];
+    let wanted = exports.wanted();
+    for (format, path) in &wanted {
+        let option = format.option();
+        if let Some((other, _)) = taken.iter().find(|(_, used)| used == path) {
+            return Err(Failure::Usage(format!(
+                "--{option} and --{other} name the same file; give each its own"
+            )));
+        }
+        taken.push((option, path));
     }
     Ok(())
 }

@@ -1,14 +1,11 @@
 //! One run: attach, watch, report.
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::Instant as TokioInstant;
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, attached,
     budget::Budget,
     child::Running,
     evidence::{Resolver, Spent},
@@ -19,11 +16,13 @@ use super::{
     signals::{Arrived, Signals},
 };
 use crate::{
-    analyse,
+    analyse::{self, Evidence},
     cli::Stacks,
+    export::Exhibit,
     host::{own, process},
-    probe::{Following, FreeMode, Measuring, Probe},
-    report::Report,
+    probe::{Measuring, Probe},
+    progress::{Progress, say},
+    report::{Report, human},
     snapshot::Snapshot,
 };
 
@@ -33,6 +32,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How often cgroup events are taken, newly met slab caches decided on, and stacks of short-lived
 /// processes looked up. The ring buffer holds 1,700 cgroup events, so 17,000 a second can pass.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// How often a terminal is told how far the window has come.
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the kernel has skipped an event: what it skips until then is lost.
 const LOOK_OUT: Duration = Duration::from_millis(20);
@@ -51,7 +53,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     let mut outputs = Outputs::open(&plan)?;
     let mut signals = Signals::listen()?;
     let mut session = Session::attach(&plan)?;
-    say(&attached_line(&plan, &session.probe));
+    say(&attached::line(&plan, &session.probe));
     let mut child = if plan.command.is_empty() {
         None
     } else {
@@ -70,6 +72,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     }
     session.resolver.read_books(&plan);
     session.end_window()?;
+    session.progress.clear();
     session.probe.detach();
     if let End::Signal(number) = end {
         end_child(child.as_mut()).await;
@@ -77,12 +80,15 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     }
     // Before a command that still runs is ended: its end frees memory and takes time, and the report
     // is of the window.
-    let report = session.final_report(child.as_ref());
+    let evidence = session.final_evidence();
+    session.progress.clear();
     end_child(child.as_mut()).await;
-    let mut report = report?;
-    report.command = child.as_ref().map(Running::report);
+    let mut evidence = evidence?;
+    evidence.command = child.as_ref().map(Running::report);
+    let report = analyse::analyse(&evidence, &plan.options);
+    let profile = analyse::profile(&evidence, &plan.options);
     outputs.print(&report)?;
-    outputs.finish(&report)?;
+    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(judge(&plan, &report, child.as_ref()))
 }
 
@@ -114,64 +120,6 @@ enum End {
     Signal(i32),
 }
 
-/// A line to stderr. A closed stderr is nobody's problem but the user's.
-fn say(line: &str) {
-    drop(writeln!(std::io::stderr(), "{}", crate::report::sanitize::terminal(line)));
-}
-
-fn attached_line(plan: &Plan, probe: &Probe) -> String {
-    let filter = &plan.filter;
-    let sizes = match filter.size_classes.as_slice() {
-        [] => String::new(),
-        [one] => format!("kmalloc-{}", short(*one)),
-        list if list.len() <= 4 => {
-            let names: Vec<String> = list.iter().map(|size| short(*size)).collect();
-            format!("kmalloc of {}", names.join(", "))
-        }
-        list => format!("kmalloc, {} size classes", list.len()),
-    };
-    let caches = if filter.kinds.iter().any(|kind| kind == "cache") {
-        let names =
-            if filter.caches.is_empty() { "*".to_owned() } else { filter.caches.join(", ") };
-        format!("caches {names}")
-    } else {
-        String::new()
-    };
-    let followed = |kind: &str, what: &str| {
-        let named = filter.kinds.iter().any(|name| name == kind);
-        if named { what.to_owned() } else { String::new() }
-    };
-    let others = [followed("page", "pages"), followed("percpu", "per-CPU memory")];
-    let what: Vec<String> =
-        [sizes, caches].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
-    format!(
-        "attached: {}; up to {} objects in {:.0} MiB of kernel memory; {}kleak itself is left out",
-        what.join(" and "),
-        plan.config.max_objects,
-        probe.map_bytes() as f64 / f64::from(1 << 20),
-        // Pages and per-CPU memory are freed in other ways.
-        if plan.config.slab() { frees_line(probe.free_mode()) + "; " } else { String::new() },
-    )
-}
-
-/// How frees by RCU and in bulk are followed.
-fn frees_line(mode: &FreeMode) -> String {
-    let how = match mode.following {
-        Following::Trampolines => "frees by RCU and in bulk are followed by trampolines",
-        Following::Kprobes => "frees by RCU and in bulk are followed by kprobes",
-        Following::Tracepoints => "frees by RCU and in bulk cannot be followed",
-    };
-    match &mode.obstacle {
-        Some(obstacle) => format!("{how} ({obstacle})"),
-        None => how.to_owned(),
-    }
-}
-
-fn short(size: u64) -> String {
-    let plain = crate::host::classes::cache_name(size, kleak_common::flavour::NORMAL);
-    plain.trim_start_matches("kmalloc-").to_owned()
-}
-
 /// What is kept while a window is watched.
 struct Session<'a> {
     plan: &'a Plan,
@@ -189,6 +137,7 @@ struct Session<'a> {
     next_look: Instant,
     /// Events there had been when it was looked at last.
     looked_at: u64,
+    progress: Progress,
 }
 
 impl<'a> Session<'a> {
@@ -220,6 +169,7 @@ impl<'a> Session<'a> {
             rest,
             next_look: Instant::now(),
             looked_at: 0,
+            progress: Progress::new(),
         };
         session.begin_window()?;
         Ok(session)
@@ -244,7 +194,7 @@ impl<'a> Session<'a> {
             if change.level.single {
                 self.probe.detach_later();
             }
-            say(&change.words);
+            self.progress.say(&change.words);
         }
         Ok(())
     }
@@ -286,6 +236,7 @@ impl<'a> Session<'a> {
         let mut next_chores = start + HOUSEKEEPING;
         let mut next_look = start + LOOK_OUT;
         let mut next_window = start + self.meter.window();
+        let mut next_line = self.shows_progress(child.is_some()).then_some(start);
         loop {
             tokio::select! {
                 // In this order, so that the window's end is not put off by work.
@@ -301,7 +252,7 @@ impl<'a> Session<'a> {
                         after(due, interval)
                     });
                     let report = self.interval_report(child.as_deref())?;
-                    outputs.print(&report)?;
+                    self.progress.aside(|| outputs.print(&report))?;
                     if outputs.closed() {
                         return Ok(End::Window);
                     }
@@ -322,8 +273,21 @@ impl<'a> Session<'a> {
                     self.chores()?;
                     next_chores = TokioInstant::now() + HOUSEKEEPING;
                 }
+                () = sleep_until(next_line) => {
+                    self.progress.show(&countdown(
+                        start.elapsed(),
+                        self.plan.duration,
+                        self.history.outstanding(),
+                    ));
+                    next_line = Some(TokioInstant::now() + A_SECOND);
+                }
             }
         }
+    }
+
+    /// Not beside a command, which writes to the same terminal.
+    fn shows_progress(&self, beside_command: bool) -> bool {
+        self.progress.is_shown() && !beside_command
     }
 
     fn read_cgroup_events(&mut self) {
@@ -389,22 +353,36 @@ impl<'a> Session<'a> {
         let snapshot = self.snapshot()?;
         self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
-        self.report(snapshot, child)
-    }
-
-    fn final_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
-        let snapshot = self.snapshot()?;
-        self.report(snapshot, child)
-    }
-
-    fn report(&mut self, snapshot: Snapshot, child: Option<&Running>) -> Result<Report, Failure> {
-        let spent = self.spent()?;
-        let command = child.map(Running::report);
-        let points = self.history.points();
-        let evidence =
-            self.resolver.evidence(self.plan, snapshot, points, &self.probe, command, spent);
+        let mut evidence = self.evidence(snapshot)?;
+        evidence.command = child.map(Running::report);
         Ok(analyse::analyse(&evidence, &self.plan.options))
     }
+
+    fn final_evidence(&mut self) -> Result<Evidence, Failure> {
+        let snapshot = self.snapshot()?;
+        self.evidence(snapshot)
+    }
+
+    fn evidence(&mut self, snapshot: Snapshot) -> Result<Evidence, Failure> {
+        let spent = self.spent()?;
+        let points = self.history.points();
+        self.progress.show("looking up names");
+        Ok(self.resolver.evidence(self.plan, snapshot, points, &self.probe, spent))
+    }
+}
+
+/// How far a window has come.
+fn countdown(passed: Duration, of: Option<Duration>, outstanding: Option<u64>) -> String {
+    let passed = human::duration(passed.as_secs());
+    let mut line = match of {
+        Some(of) => format!("watching: {passed} of {}", human::seconds(of.as_secs_f64())),
+        None => format!("watching: {passed}, until Ctrl-C"),
+    };
+    if let Some(count) = outstanding {
+        line.push_str("; outstanding: ");
+        line.push_str(&human::counted(count, "object"));
+    }
+    line
 }
 
 /// What the counters say now.

@@ -40,7 +40,7 @@ use crate::{
 };
 
 const ROUNDS: u32 = 5;
-const ROUNDS_QUICK: u32 = 2;
+const ROUNDS_QUICK: u32 = 3;
 const PAIRS: u64 = 120_000;
 const PAIRS_QUICK: u64 = 40_000;
 
@@ -49,7 +49,7 @@ const CANNOT: i32 = 3;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// How often everything is measured [default: 5, with --quick 2]
+    /// How often everything is measured [default: 5, with --quick 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Allocations, each with its free, in one measurement [default: 120000, with --quick 40000]
