@@ -7,6 +7,7 @@ use crate::report::{Report, profile::Profile};
 pub mod files;
 pub mod folded;
 pub mod frames;
+pub mod html;
 pub mod output;
 
 /// What an exporter starts from.
@@ -31,6 +32,8 @@ pub trait Exporter {
 pub enum Format {
     /// A line a stack, for any flame-graph tool
     Folded,
+    /// One page for a browser: flame graph, growth, owners, stacks; fetches nothing
+    Html,
 }
 
 impl Format {
@@ -39,6 +42,7 @@ impl Format {
     pub fn exporter(self) -> &'static dyn Exporter {
         match self {
             Self::Folded => &folded::Folded,
+            Self::Html => &html::Html,
         }
     }
 
@@ -47,6 +51,7 @@ impl Format {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Folded => "folded",
+            Self::Html => "html",
         }
     }
 
@@ -55,6 +60,7 @@ impl Format {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Folded => "folded stacks",
+            Self::Html => "the HTML page",
         }
     }
 }

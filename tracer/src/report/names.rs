@@ -107,7 +107,7 @@ pub(super) fn main_stack<'a>(report: &'a Report, ids: &[u32]) -> Option<&'a Stac
 }
 
 /// Whether a frame is an allocator itself, which is on every stack and tells nothing.
-fn is_allocator(frame: &str) -> bool {
+pub fn is_allocator(frame: &str) -> bool {
     if roles::role(frame) != role::OTHER {
         return true;
     }
