@@ -144,7 +144,9 @@ impl Browser {
     }
 
     pub(crate) async fn find(&self, selector: &str) -> Result<Element> {
-        self.client.find(Locator::Css(selector)).await.with_context(|| selector.to_owned())
+        // Some of a page appears a moment after what asked for it.
+        let wait = self.client.wait().at_most(on_this_machine(PATIENCE));
+        wait.for_element(Locator::Css(selector)).await.with_context(|| selector.to_owned())
     }
 
     pub(crate) async fn count(&self, selector: &str) -> Result<usize> {

@@ -4,9 +4,12 @@
 mod browser;
 mod profiles;
 
-use std::path::{Path, PathBuf};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use kleak_tests::harness::{
+    Cgroup, PATIENCE, Returned, Tracer, Workload, class_512_of_filters, require_live, settle,
+};
 use serde_json::json;
 
 use browser::Browser;
@@ -194,7 +197,7 @@ async fn measure_grouping_layout_and_books_switch() -> Result<()> {
     browser.point(0.99, 0, false).await?;
     let tip = browser.text("#tooltip").await?;
     ensure!(
-        tip.contains("growth 149 KiB/s (150 KiB/s by what grows, 1.0 KiB/s by what shrinks)"),
+        tip.contains("growth 149 KiB/s (150 KiB/s by what grows, less 1.0 KiB/s by what shrinks)"),
         "{tip}"
     );
     browser.click("#measures [value=bytes]").await?;
@@ -375,29 +378,110 @@ async fn twenty_thousand_stacks_do_not_freeze_it() -> Result<()> {
     page.browser.close().await
 }
 
-/// Pictures of the page, to look at: `KLEAK_PICTURES=DIR cargo test -p kleak-tests --test html pictures`,
-/// of `KLEAK_PAGE=FILE` if it is set.
+/// The whole way, from a trace of this machine to the browser.
 #[tokio::test]
-async fn pictures() -> Result<()> {
+async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
+    let Some(_live) = require_live()? else { return Ok(()) };
+    let Some(page) = open().await? else { return Ok(()) };
+    let cache = class_512_of_filters()?;
+    settle(cache)?;
+    let _returned = Returned::watch(cache)?;
+    let mut kubelet = Workload::start(&["--comm", "kubelet", "kubelet", "--dials", "48"])?;
+    let mut paths = Workload::start(&[
+        "--comm",
+        "node-exporter",
+        "churn",
+        "--pairs",
+        "0",
+        "--keep-every",
+        "40",
+        "--rest-ms",
+        "4",
+    ])?;
+    let mut arp = Workload::start(&["--comm", "arp-peer", "arp", "--senders", "600"])?;
+    let service = Cgroup::make("system.slice/kubelet.service")?;
+    service.join(kubelet.pid())?;
+    let exporter = Cgroup::make("system.slice/node-exporter.service")?;
+    exporter.join(paths.pid())?;
+
+    let folded = page.directory.path().join("folded");
+    let [html, folded] = [page.path(), folded].map(|path| path.display().to_string());
+    let tracer = Tracer::start(&[
+        "--kind",
+        "kmalloc,cache",
+        "--user-stacks",
+        "--duration",
+        "12s",
+        "--html",
+        &html,
+        "--folded",
+        &folded,
+    ])?;
+    kubelet.order("go")?;
+    paths.order("go")?;
+    arp.order("go")?;
+    tracer.finish_within(Duration::from_secs(12) + PATIENCE)?.expect(0, &[])?;
+    kubelet.order("stop")?;
+    paths.order("stop")?;
+
+    let browser = &page.browser;
+    browser.open(&page.path()).await?;
+    ensure!(browser.text("h1").await?.contains("kubelet"), "{}", browser.text("h1").await?);
+    let first = browser.text("#owners tbody tr .name").await?;
+    ensure!(first.starts_with(&format!("kubelet[{}]\nkubelet.service", kubelet.pid())), "{first}");
+    // To the byte what the other formats say.
+    let lines = std::fs::read_to_string(&folded)?;
+    let bytes: u64 =
+        lines.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+    browser.ask("document.getElementById('graph').focus()").await?;
+    browser.press('\u{e011}').await?;
+    let said = browser.ask("return document.getElementById('status').textContent").await?;
+    let said = said.as_str().context("a status")?.replace(',', "");
+    ensure!(said.contains(&format!(" {bytes} bytes ")), "{bytes} in folded stacks; {said}");
+    browser.write("#search", "kubelet").await?;
+    browser.press(ENTER).await?;
+    let matched = browser.text("#matched").await?;
+    let share = matched.split([' ', '~']).find_map(|word| word.parse::<f64>().ok());
+    ensure!(share > Some(50.0), "{matched}");
+    browser.expect_peace().await?;
+    if let Some(directory) = pictures() {
+        browser.write("#search", "").await?;
+        browser.press(ESCAPE).await?;
+        browser.ask("document.activeElement.blur(); scrollTo(0, 0)").await?;
+        std::fs::write(directory.join("page.png"), browser.screenshot().await?)?;
+        std::fs::copy(page.path(), directory.join("page.html"))?;
+    }
+    page.browser.close().await
+}
+
+/// Where pictures of pages are wanted, to look at: `KLEAK_PICTURES=DIR`.
+fn pictures() -> Option<PathBuf> {
+    std::env::var_os("KLEAK_PICTURES").map(PathBuf::from)
+}
+
+#[tokio::test]
+async fn it_is_drawn_in_the_light_in_the_dark_and_on_paper() -> Result<()> {
     let Some(page) = open().await? else { return Ok(()) };
     let browser = &page.browser;
-    if let Some(path) = std::env::var_os("KLEAK_PAGE") {
-        browser.open(Path::new(&path)).await?;
-    }
-    let directory = std::env::var_os("KLEAK_PICTURES").map(PathBuf::from);
-    let directory = directory.as_deref().unwrap_or(page.directory.path());
-    let mut sizes = Vec::new();
+    let mut colours = Vec::new();
     for (name, media, scheme) in
-        [("light", "screen", "light"), ("dark", "screen", "dark"), ("print", "print", "light")]
+        [("light", "screen", "light"), ("dark", "screen", "dark"), ("paper", "print", "dark")]
     {
         browser.emulate(media, scheme).await?;
+        // A pixel of the root's frame, and what is behind the page.
+        let script = "const graph = document.getElementById('graph'); \
+                      const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true}); \
+                      pen.drawImage(graph, 9, graph.height - 5, 1, 1, 0, 0, 1, 1); \
+                      return [[...pen.getImageData(0, 0, 1, 1).data].join(), \
+                              getComputedStyle(document.body).backgroundColor]";
+        colours.push(browser.ask(script).await?);
         let picture = browser.screenshot().await?;
         ensure!(picture.starts_with(b"\x89PNG"), "{name}");
-        std::fs::write(directory.join(format!("{name}.png")), &picture)?;
-        sizes.push(picture.len());
+        if let Some(directory) = pictures() {
+            std::fs::write(directory.join(format!("{name}.png")), &picture)?;
+        }
     }
-    // A page that is not drawn is one colour, and a file of little more than its header.
-    ensure!(sizes.iter().all(|size| *size > 20_000), "{sizes:?}");
+    ensure!(colours[0] != colours[1] && colours[0] == colours[2], "{colours:?}");
     browser.expect_peace().await?;
     page.browser.close().await
 }

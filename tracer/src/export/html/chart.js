@@ -2,20 +2,18 @@
 
 const LINES = 6;
 
-// Round steps from nothing to what covers `most`.
-function ticks(most, wanted, bases) {
-  const rough = most / wanted;
-  let unit = 1;
-  for (const base of bases) if (base <= rough) unit = base;
-  const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].map((step) => step * unit);
-  const step = steps.find((step) => step >= rough) ?? steps[steps.length - 1];
-  const marks = [];
-  for (let mark = 0; mark < most + step && marks.length < 20; mark += step) marks.push(mark);
-  return marks;
-}
+// Powers of two, which are round in KiB and MiB.
+const BYTES = Array.from({ length: 60 }, (_, power) => 2 ** power);
+const SECONDS = [
+  0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800,
+  3600, 7200, 10800, 21600, 43200, 86400, 172800, 432800, 864000,
+];
 
-const BYTES = [1, 1024, 1024 ** 2, 1024 ** 3, 1024 ** 4];
-const SECONDS = [0.001, 0.01, 0.1, 1, 60, 3600, 86400];
+// Marks at one of these steps, from nothing to what covers `most`: about as many as wanted.
+function ticks(most, wanted, steps) {
+  const step = steps.find((step) => step >= most / wanted) ?? most;
+  return Array.from({ length: Math.ceil(most / step) + 1 }, (_, i) => i * step);
+}
 
 function seconds(s) {
   if (s >= 86400) return `${+(s / 86400).toFixed(1)} d`;
@@ -47,8 +45,8 @@ function chart(holder, rows) {
     return;
   }
   const width = Math.max(holder.clientWidth, 320);
-  const height = 230;
-  const edge = { left: 70, right: 12, top: 10, bottom: 34 };
+  const height = 236;
+  const edge = { left: 70, right: 14, top: 10, bottom: 40 };
   const end = Math.max(DATA.window_s, steps[steps.length - 1]);
   const levels = ticks(most, 4, BYTES);
   const top = levels[levels.length - 1];
@@ -70,7 +68,7 @@ function chart(holder, rows) {
   }
   svg.append(
     drawing("line", { x1: edge.left, x2: width - edge.right, y1: y(0), y2: y(0), class: "axis" }),
-    drawing("text", { x: (edge.left + width - edge.right) / 2, y: height - 2, class: "tick middle" }, "time since counting began"),
+    drawing("text", { x: (edge.left + width - edge.right) / 2, y: height - 6, class: "tick middle" }, "time since counting began"),
   );
   shown.forEach((line, i) => {
     const points = line.trend.map((bytes, step) => `${x(steps[step]).toFixed(1)},${y(bytes).toFixed(1)}`);

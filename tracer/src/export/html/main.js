@@ -64,7 +64,7 @@ function place(event) {
 function growthOf(node) {
   const [net, up] = [tree.growth[node], tree.up[node]];
   if (net === null) return "growth unknown";
-  const less = up - net > 0.5 ? ` (${size(up)}/s by what grows, ${size(net - up)}/s by what shrinks)` : "";
+  const less = up - net > 0.5 ? ` (${size(up)}/s by what grows, less ${size(up - net)}/s by what shrinks)` : "";
   return `growth ${size(net)}/s${less}`;
 }
 
@@ -179,6 +179,7 @@ function search() {
     }
   }
   refresh();
+  tables();
 }
 
 function matchedShare() {
@@ -290,7 +291,13 @@ function choose(row) {
   state.only = same ? null : { owner: row.owner, cache: row.cache };
   graph.zoom = 0;
   rebuild();
+  tables();
 }
+
+const stackRow = (sample) => {
+  sample.row ??= Object.assign(new Sums().add(sample), { sample, subject: subject(sample) });
+  return sample.row;
+};
 
 function tables() {
   const { matches, only } = state;
@@ -301,15 +308,15 @@ function tables() {
   rows = ownerRows(samples);
   for (const row of rows) row.chosen = only !== null && row.owner === only.owner && row.cache === only.cache;
   owners.show(rows.filter((row) => found.has(`${row.owner} ${row.cache}`)));
-  stacks.show(matching.filter(isShown).map((sample) =>
-    Object.assign(new Sums().add(sample), { sample, subject: subject(sample) })));
+  const shown = matching.filter(isShown);
+  stacks.show(shown.map(stackRow));
   get("owners-count").textContent = counted(found.size, "row");
-  get("stacks-count").textContent = counted(matching.filter(isShown).length, "stack");
+  get("stacks-count").textContent = counted(shown.length, "stack");
 }
 
 // ---- All of it
 
-// After another selection: the tree is another one.
+// After another selection or grouping: the tree is another one.
 function rebuild() {
   performance.mark("kleak:start");
   tree = new Tree(inBook().filter(isShown), state.grouping);
@@ -326,7 +333,6 @@ function refresh() {
   crumbs();
   matchedShare();
   notes();
-  tables();
 }
 
 // A row of buttons of which one is pressed.
@@ -356,11 +362,14 @@ function start() {
     get("books").append(button);
   }
   get("books").parentElement.hidden = present.length < 2;
+  const drawn = new Set(DATA.frames.map(([kind]) => KINDS[kind]));
+  for (const key of document.querySelectorAll(".kinds [data-kind]")) key.hidden = !drawn.has(key.dataset.kind);
   choice("books", (value) => {
     state.book = Number(value);
     state.only = null;
     graph.zoom = 0;
     rebuild();
+    tables();
     chart(get("chart"), rows);
   });
   get("search").addEventListener("input", () => {
@@ -392,10 +401,13 @@ function start() {
     chart(get("chart"), rows);
   };
   rebuild();
+  tables();
   resized();
   window.addEventListener("resize", resized);
   window.addEventListener("beforeprint", resized);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph.draw());
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(media).addEventListener("change", () => graph.draw());
+  }
 }
 
 if (SAMPLES.length > 0) start();
