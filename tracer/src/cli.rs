@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobMatcher};
 
-use crate::{analyse::By, export, probe, report::fail_on::Condition};
+use crate::{analyse::By, export, probe, recording::Look, report::fail_on::Condition};
 
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
@@ -26,6 +26,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch a window and report who owns what was allocated in it and not freed
     Trace(Box<TraceArgs>),
+    /// Print a recording (kleak trace --save) with any grouping, filter and format
+    Report(Box<ReportArgs>),
+    /// Write a recording in the formats of other tools
+    Export(Box<ExportArgs>),
     /// Count memory cgroups: live, dying, made by whom, and how far from the limit
     Cgroups(CgroupsArgs),
     /// Say where this node's memory has gone, and which tool answers next; needs no BPF
@@ -162,6 +166,12 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub exports: Exports,
 
+    /// Also record everything that the report is made from, for: kleak report FILE
+    ///
+    /// Written as the run goes: what a crash or a full disk leaves can be read.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+
     /// Where the root of the host is mounted, when run in a container: /host
     ///
     /// Everything under /proc, /sys, /run and /var is read there. Where only its /proc is mounted, the
@@ -198,6 +208,141 @@ impl Exports {
     pub fn wanted(&self) -> Vec<(export::Format, PathBuf)> {
         let all = [(export::Format::Folded, &self.folded), (export::Format::Html, &self.html)];
         all.into_iter().filter_map(|(format, path)| Some((format, path.clone()?))).collect()
+    }
+}
+
+/// Options of `kleak report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak report run.kleak                         as the run printed it
+  kleak report run.kleak --by pod --top 3        by another grouping
+  kleak report run.kleak --size 512 --min-age 10s --format json
+  ssh node cat run.kleak | kleak report -        without a copy
+
+It needs no root and no BPF, and reads nothing of the machine that it runs on. What is not given is as in
+the run: with --comm of the run and --pid, both have to hold; --comm '*' widens it again.
+
+Exit status: 0 done, 1 failed, 2 usage, 4 a --fail-on held.")]
+pub struct ReportArgs {
+    /// The recording; - is standard input
+    pub file: PathBuf,
+
+    /// What to look at.
+    #[command(flatten)]
+    pub look: LookArgs,
+
+    /// Group owners by [default: as in the run]
+    #[arg(long, value_name = "KEY", value_enum)]
+    pub by: Option<By>,
+
+    /// Rows shown [default: as in the run]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+
+    /// The reports that --interval printed too, oldest first; ndjson has them anyhow
+    #[arg(long)]
+    pub all: bool,
+
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Write the report here instead of to stdout (`-`)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+
+    /// Other formats.
+    #[command(flatten)]
+    pub exports: Exports,
+
+    /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
+    /// owner.share>0.5, untracked>0
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<Condition>,
+}
+
+/// Options of `kleak export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak export run.kleak --folded run.folded     for any flame-graph tool
+  kleak export run.kleak --format folded | less  to standard output
+  kleak export run.kleak --pid 1165 --folded kubelet.folded
+
+Everything that is selected is written, whatever the run's --by and --top.
+
+Exit status: 0 done, 1 failed, 2 usage.")]
+pub struct ExportArgs {
+    /// The recording; - is standard input
+    pub file: PathBuf,
+
+    /// What to look at.
+    #[command(flatten)]
+    pub look: LookArgs,
+
+    /// Files to write.
+    #[command(flatten)]
+    pub exports: Exports,
+
+    /// Write this format to -o
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub format: Option<export::Format>,
+
+    /// Where --format goes [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Which part of a recording to look at.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LookArgs {
+    /// Only this process (thread-group id)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+
+    /// Only processes of this name
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub comm: Option<GlobMatcher>,
+
+    /// Only cgroups of this path
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub cgroup: Option<GlobMatcher>,
+
+    /// Only pods of this name, namespace/name or UID: web-0, shop/*
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub pod: Option<GlobMatcher>,
+
+    /// Only these size classes, by bytes or name: 512, 1k (repeatable, or a comma list)
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = parse_size)]
+    pub size: Vec<u64>,
+
+    /// Only what the report calls so: kmalloc-cg-512, dentry, page* (repeatable, or a comma list)
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', value_parser = parse_glob)]
+    pub cache: Vec<GlobMatcher>,
+
+    /// Count only objects that have outlived D: as much as in the run, or more
+    ///
+    /// A recording tells births by twentieths of its window, so D is taken as the next age that it can
+    /// tell, which is said.
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub min_age: Option<Duration>,
+}
+
+impl LookArgs {
+    /// What is asked for, grouped as in the run.
+    pub fn look(&self) -> Look {
+        Look {
+            by: None,
+            top: None,
+            pid: self.pid,
+            comm: self.comm.clone(),
+            cgroup: self.cgroup.clone(),
+            pod: self.pod.clone(),
+            sizes: self.size.clone(),
+            caches: self.cache.clone(),
+            min_age: self.min_age,
+        }
     }
 }
 

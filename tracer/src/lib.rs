@@ -12,6 +12,7 @@ pub mod export;
 pub mod host;
 pub mod probe;
 pub mod progress;
+pub mod recording;
 pub mod report;
 pub mod resolve;
 pub mod snapshot;

@@ -8,6 +8,7 @@ use kleak::{
     cli::{self, Cli, Command},
     doctor,
     export::output,
+    recording,
     report::sanitize,
     trace::{self, Failure, Outcome},
 };
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
     };
     let outcome = match &command {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
+        Command::Report(args) => recording::report(args),
+        Command::Export(args) => recording::export(args),
         Command::Cgroups(args) => runtime.block_on(cgroups::run(args)),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),

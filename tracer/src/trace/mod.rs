@@ -6,8 +6,9 @@ mod child;
 mod evidence;
 mod history;
 mod meter;
-mod outputs;
+pub(crate) mod outputs;
 pub(crate) mod plan;
+mod saving;
 mod session;
 pub(crate) mod signals;
 

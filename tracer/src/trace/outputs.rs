@@ -1,16 +1,47 @@
 //! Where reports go.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use super::{Failure, plan::Plan};
 use crate::{
     cli::Format,
-    export::{Exhibit, files::Files, output::Output},
+    export::{self, Exhibit, files::Files, output::Output},
     report::{Report, json, text},
 };
 
+/// How and where to print.
+pub(crate) struct Printing<'a> {
+    /// Where reports go.
+    pub(crate) output: &'a Path,
+    /// Reports are read while more are to come.
+    pub(crate) streams: bool,
+    /// Files in other formats.
+    pub(crate) exports: &'a [(export::Format, PathBuf)],
+    pub(crate) format: Format,
+    /// Rows of the text report.
+    pub(crate) top: usize,
+}
+
+/// Refuses two outputs in one file, each with the option that names it.
+///
+/// Errors: says which.
+pub(crate) fn check_paths(written: &[(&str, &Path)]) -> Result<(), Failure> {
+    for (place, (option, path)) in written.iter().enumerate() {
+        let before = written.iter().take(place);
+        if let Some((other, _)) = before.into_iter().find(|(_, used)| used == path) {
+            return Err(Failure::Usage(format!(
+                "--{option} and --{other} name the same file; give each its own"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Everything that is written, opened before the run so that a bad path fails early.
-pub(super) struct Outputs {
+pub(crate) struct Outputs {
     report: Output,
     exports: Files,
     format: Format,
@@ -21,25 +52,35 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens them.
+    /// Opens those of a run.
     ///
     /// Errors: a path cannot be written.
     pub(super) fn open(plan: &Plan) -> Result<Self, Failure> {
-        // What is printed while tracing has to be readable while tracing.
-        let report = if plan.interval.is_some() {
-            Output::stream(&plan.output)?
-        } else {
-            Output::create(&plan.output)?
-        };
-        let exports = Files::open(&plan.exports)?;
-        let style = text::Style::of(&plan.output, plan.top);
-        Ok(Self { report, exports, format: plan.format, style, closed: false, printed: false })
+        Self::to(&Printing {
+            output: &plan.output,
+            // What is printed while tracing has to be readable while tracing.
+            streams: plan.interval.is_some(),
+            exports: &plan.exports,
+            format: plan.format,
+            top: plan.top,
+        })
+    }
+
+    /// Opens them.
+    ///
+    /// Errors: a path cannot be written.
+    pub(crate) fn to(printing: &Printing<'_>) -> Result<Self, Failure> {
+        let &Printing { output, streams, exports, format, top } = printing;
+        let report = if streams { Output::stream(output)? } else { Output::create(output)? };
+        let exports = Files::open(exports)?;
+        let style = text::Style::of(output, top);
+        Ok(Self { report, exports, format, style, closed: false, printed: false })
     }
 
     /// Writes one report.
     ///
     /// Errors: the output cannot be written; a reader that has gone is none.
-    pub(super) fn print(&mut self, report: &Report) -> Result<(), Failure> {
+    pub(crate) fn print(&mut self, report: &Report) -> Result<(), Failure> {
         if self.closed {
             return Ok(());
         }
@@ -71,7 +112,7 @@ impl Outputs {
     /// Writes the other files, and puts everything in place.
     ///
     /// Errors: a file cannot be written.
-    pub(super) fn finish(self, what: &Exhibit<'_>) -> Result<(), Failure> {
+    pub(crate) fn finish(self, what: &Exhibit<'_>) -> Result<(), Failure> {
         self.exports.write(what).map_err(|error| Failure::Failed(error.to_string()))?;
         match self.report.finish() {
             Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),

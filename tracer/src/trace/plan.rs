@@ -10,10 +10,10 @@ use globset::GlobMatcher;
 use hashbrown::{HashMap, HashSet};
 use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 
-use super::Failure;
+use super::{Failure, outputs::check_paths};
 use crate::{
     analyse,
-    cli::{Exports, Format, Kind, Stacks, TraceArgs},
+    cli::{Format, Kind, Stacks, TraceArgs},
     export,
     host::{
         Host,
@@ -60,6 +60,8 @@ pub(super) struct Plan {
     pub(super) output: PathBuf,
     /// Files in other formats.
     pub(super) exports: Vec<(export::Format, PathBuf)>,
+    /// The recording.
+    pub(super) save: Option<PathBuf>,
     pub(super) conditions: Vec<Condition>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
@@ -108,7 +110,13 @@ impl Plan {
     /// Errors: a combination that makes no sense, or a machine that cannot be read.
     pub(super) fn new(args: &TraceArgs) -> Result<Self, Failure> {
         check_combinations(args)?;
-        check_paths(&args.output, &args.exports)?;
+        let exports = args.exports.wanted();
+        let mut written = vec![("output", args.output.as_path())];
+        written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+        // That a recording is no report has a message of its own.
+        let save = args.save.as_deref().filter(|path| path.as_os_str() != "-");
+        written.extend(save.map(|path| ("save", path)));
+        check_paths(&written)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(
@@ -189,7 +197,8 @@ impl Plan {
             format: args.format,
             top: args.top.unwrap_or(10) as usize,
             output: args.output.clone(),
-            exports: args.exports.wanted(),
+            exports,
+            save: args.save.clone(),
             conditions: args.fail_on.clone(),
             command: args.command.clone(),
             remarks,
@@ -238,24 +247,6 @@ fn check_combinations(args: &TraceArgs) -> Result<(), Failure> {
     }
     if !args.command.is_empty() && args.pid.is_some() {
         return usage("--pid and a COMMAND exclude each other: the report is of the command");
-    }
-    Ok(())
-}
-
-/// Refuses two outputs in one file.
-///
-/// Errors: names them.
-fn check_paths(report: &Path, exports: &Exports) -> Result<(), Failure> {
-    let mut taken = vec![("output", report)];
-    let wanted = exports.wanted();
-    for (format, path) in &wanted {
-        let option = format.option();
-        if let Some((other, _)) = taken.iter().find(|(_, used)| used == path) {
-            return Err(Failure::Usage(format!(
-                "--{option} and --{other} name the same file; give each its own"
-            )));
-        }
-        taken.push((option, path));
     }
     Ok(())
 }

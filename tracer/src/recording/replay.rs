@@ -1,0 +1,154 @@
+//! `kleak report` and `kleak export`: what a recording says, as the run would have said it.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Frame, Look, LookError, ReadError, Recording};
+use crate::{
+    analyse,
+    cli::{ExportArgs, Format, ReportArgs},
+    export::{self, Exhibit, files::Files},
+    progress::{Progress, say},
+    report::{Report, fail_on::Condition},
+    trace::{
+        Failure, Outcome,
+        outputs::{Outputs, Printing, check_paths},
+    },
+};
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<LookError> for Failure {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Narrow(error) => Self::Usage(error.to_string()),
+            error @ LookError::Recorded { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Runs `kleak report`.
+///
+/// Errors: see [`Failure`].
+pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
+    let exports = args.exports.wanted();
+    let mut written = vec![("output", args.output.as_path())];
+    written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+    check_paths(&written)?;
+    check_source(&args.file, &written)?;
+    let progress = Progress::new();
+    let (mut recording, mut frame) = open(&args.file, &progress)?;
+    let top = args.top.map(|top| top as usize);
+    let look = Look { by: args.by, top, ..args.look.look() };
+    let (options, said) = look.apply(&mut frame)?;
+    said.iter().for_each(|line| progress.say(line));
+    let all = args.all || args.format == Format::Ndjson;
+    let mut outputs = Outputs::to(&Printing {
+        output: &args.output,
+        streams: false,
+        exports: &exports,
+        format: args.format,
+        top: options.top.unwrap_or(10),
+    })?;
+    progress.clear();
+    if all {
+        for place in recording.intervals() {
+            let Some(mut frame) = recording.frame(place)? else { continue };
+            let (options, _) = look.apply(&mut frame)?;
+            outputs.print(&analyse::analyse(&frame.evidence, &options))?;
+        }
+    }
+    frame.evidence.notes.extend(recording.notes(&frame));
+    let report = analyse::analyse(&frame.evidence, &options);
+    let profile = analyse::profile(&frame.evidence, &options);
+    outputs.print(&report)?;
+    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
+    Ok(judge(&args.fail_on, &report))
+}
+
+/// Runs `kleak export`.
+///
+/// Errors: see [`Failure`].
+pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
+    let mut wanted = args.exports.wanted();
+    let mut written: Vec<(&str, PathBuf)> =
+        wanted.iter().map(|(format, path)| (format.option(), path.clone())).collect();
+    if let Some(format) = args.format {
+        let output = args.output.clone().unwrap_or_else(|| PathBuf::from("-"));
+        written.push(("output", output.clone()));
+        wanted.push((format, output));
+    } else if args.output.is_some() {
+        return Err(Failure::Usage(format!(
+            "-o needs --format, which says what to write; one of {}",
+            formats().join(", ")
+        )));
+    }
+    if wanted.is_empty() {
+        let options: Vec<String> = formats().iter().map(|name| format!("--{name} FILE")).collect();
+        return Err(Failure::Usage(format!(
+            "say what to write: {}, or --format NAME for standard output",
+            options.join(", ")
+        )));
+    }
+    let written: Vec<(&str, &Path)> =
+        written.iter().map(|(option, path)| (*option, path.as_path())).collect();
+    check_paths(&written)?;
+    check_source(&args.file, &written)?;
+    let progress = Progress::new();
+    let files = Files::open(&wanted)?;
+    let (recording, mut frame) = open(&args.file, &progress)?;
+    let (options, said) = args.look.look().apply(&mut frame)?;
+    let notes = recording.notes(&frame);
+    frame.evidence.notes.extend(notes.iter().cloned());
+    progress.clear();
+    // Not every format has room for them.
+    said.iter().chain(&notes).for_each(|line| say(line));
+    let report = analyse::analyse(&frame.evidence, &options);
+    let profile = analyse::profile(&frame.evidence, &options);
+    files
+        .write(&Exhibit { report: &report, profile: &profile })
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(Outcome::Done)
+}
+
+/// Whether a condition holds, each that does said.
+fn judge(conditions: &[Condition], report: &Report) -> Outcome {
+    let held: Vec<String> = conditions.iter().filter_map(|c| c.evaluate(report)).collect();
+    held.iter().for_each(|reason| say(&format!("fail-on: {reason}")));
+    if held.is_empty() { Outcome::Done } else { Outcome::ConditionHeld }
+}
+
+/// Names of the formats, as the options are called.
+fn formats() -> Vec<&'static str> {
+    use clap::ValueEnum as _;
+    export::Format::value_variants().iter().map(|format| format.option()).collect()
+}
+
+fn open(path: &Path, progress: &Progress) -> Result<(Recording, Frame), Failure> {
+    progress.show("reading the recording");
+    let mut recording = Recording::open(path)?;
+    let frame = recording.last()?;
+    Ok((recording, frame))
+}
+
+/// Refuses to write over what is read.
+fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
+    let place = |path: &Path| {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let Some(source) = place(file) else { return Ok(()) };
+    match written.iter().find(|(_, path)| place(path) == Some(source)) {
+        Some((option, _)) => Err(Failure::Usage(format!(
+            "--{option} names the recording that is read; give another file"
+        ))),
+        None => Ok(()),
+    }
+}
