@@ -223,8 +223,8 @@ impl Recording {
                 known.filter(|covers_s| *covers_s > covers_ns as f64 / 1e9).fold(0.0, f64::max);
             let of = if of > 0.0 { format!(" of {}", human::seconds(of)) } else { String::new() };
             notes.push(format!(
-                "The recording ends early: kleak was killed, the node went down, the disk was full, or the \
-                 file was cut. This is of the first {}{of} of the window.",
+                "The recording ends early: kleak was killed or still runs, the node went down, the disk was \
+                 full, or the file was cut. This is of the first {}{of} of the window.",
                 human::seconds(covers_ns as f64 / 1e9),
             ));
         }

@@ -216,7 +216,7 @@ fn damage_costs_the_frame_that_it_is_in() {
     assert_eq!(window(&frame), 10);
     insta::assert_snapshot!(said.join("\n"), @r"
         Frame 3 of 1.5 KiB (the final report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum).
-        The recording ends early: kleak was killed, the node went down, the disk was full, or the file was cut. This is of the first 10 s of 20 s of the window.
+        The recording ends early: kleak was killed or still runs, the node went down, the disk was full, or the file was cut. This is of the first 10 s of 20 s of the window.
         ");
     // In the middle, where nobody needs it.
     let mut middle = file.clone();
@@ -231,7 +231,7 @@ fn damage_costs_the_frame_that_it_is_in() {
     assert_eq!(window(&frame), 10);
     insta::assert_snapshot!(said.join("\n"), @r"
         Frame 3 of about 1.5 KiB is damaged and left out.
-        The recording ends early: kleak was killed, the node went down, the disk was full, or the file was cut. This is of the first 10 s of the window.
+        The recording ends early: kleak was killed or still runs, the node went down, the disk was full, or the file was cut. This is of the first 10 s of the window.
         ");
     // That of the file.
     for place in [1, 2, 4, 7, 9, 22, 24] {
