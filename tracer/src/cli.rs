@@ -194,12 +194,29 @@ pub struct Exports {
     /// Also write folded stacks, for any flame-graph tool
     #[arg(long, value_name = "FILE")]
     pub folded: Option<PathBuf>,
+
+    /// Also write a flame graph that any browser shows
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// Also write a profile for go tool pprof, Pyroscope and Parca
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+
+    /// Also write a profile for speedscope
+    #[arg(long, value_name = "FILE")]
+    pub speedscope: Option<PathBuf>,
 }
 
 impl Exports {
     /// Those asked for.
     pub fn wanted(&self) -> Vec<(export::Format, PathBuf)> {
-        let all = [(export::Format::Folded, &self.folded)];
+        let all = [
+            (export::Format::Folded, &self.folded),
+            (export::Format::Svg, &self.svg),
+            (export::Format::Pprof, &self.pprof),
+            (export::Format::Speedscope, &self.speedscope),
+        ];
         all.into_iter().filter_map(|(format, path)| Some((format, path.clone()?))).collect()
     }
 }

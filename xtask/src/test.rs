@@ -22,15 +22,16 @@ const ENV_EXECUTABLE: &str = "KLEAK_BIN";
 
 /// Programs that tests run, and the packages that have them.
 ///
-/// podman runs its containers by runc here: crun refuses a hierarchy of version 1 beside one of 2.
-/// The example for CI boots a machine of its own.
-const NEEDED: [(&str, &str); 6] = [
-    ("busybox", "busybox-static"),
-    ("cpio", "cpio"),
+/// podman runs its containers by runc here: crun refuses a hierarchy of version 1 beside one of 2. Go brings
+/// the pprof that reads our profiles. The example for CI boots a machine of its own.
+const NEEDED: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("podman", "podman"),
-    ("qemu-system-x86_64", "qemu-system-x86"),
     ("runc", "runc"),
+    ("go", "golang-go"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
 pub(crate) fn run(workspace: &Workspace, with_lint: bool, with_vm: bool) -> Result<()> {

@@ -13,7 +13,7 @@ mod reconcile;
 mod sentence;
 mod stacks;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 #[allow(
     clippy::cast_possible_truncation,

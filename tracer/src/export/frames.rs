@@ -43,8 +43,8 @@ impl Frame {
 /// `[cache]`. `user` and `kernel` are leaf first.
 pub fn path(owner: &Owner, user: &[Arc<str>], kernel: &[Arc<str>], cache: &str) -> Vec<Frame> {
     let mut frames = roots(owner);
-    frames.extend(user.iter().rev().map(|frame| Frame::new(Kind::User, name(frame))));
-    frames.extend(kernel.iter().rev().map(|frame| function(frame)));
+    frames.extend(user.iter().rev().map(|frame| self::user(frame)));
+    frames.extend(kernel.iter().rev().map(|frame| self::kernel(frame)));
     frames.push(leaf(cache));
     frames
 }
@@ -89,7 +89,13 @@ pub fn leaf(cache: &str) -> Frame {
     Frame::new(Kind::Cache, format!("[{cache}]"))
 }
 
-fn function(frame: &str) -> Frame {
+/// A function of a process.
+pub fn user(function: &str) -> Frame {
+    Frame::new(Kind::User, name(function))
+}
+
+/// A function of the kernel or of a module.
+pub fn kernel(frame: &str) -> Frame {
     let name = name(frame);
     let of_module = name.ends_with(']') && name.contains(" [");
     Frame::new(if of_module { Kind::Module } else { Kind::Kernel }, name)

@@ -4,10 +4,16 @@ use std::io;
 
 use crate::report::{Report, profile::Profile};
 
+pub(crate) mod caption;
 pub mod files;
 pub mod folded;
 pub mod frames;
+pub(crate) mod held;
 pub mod output;
+pub mod pprof;
+pub mod speedscope;
+pub mod svg;
+pub(crate) mod xml;
 
 /// What an exporter starts from.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +37,12 @@ pub trait Exporter {
 pub enum Format {
     /// A line a stack, for any flame-graph tool
     Folded,
+    /// A flame graph, for any browser
+    Svg,
+    /// For go tool pprof, Pyroscope and Parca
+    Pprof,
+    /// For speedscope
+    Speedscope,
 }
 
 impl Format {
@@ -39,6 +51,9 @@ impl Format {
     pub fn exporter(self) -> &'static dyn Exporter {
         match self {
             Self::Folded => &folded::Folded,
+            Self::Svg => &svg::Svg,
+            Self::Pprof => &pprof::Pprof,
+            Self::Speedscope => &speedscope::Speedscope,
         }
     }
 
@@ -47,6 +62,9 @@ impl Format {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Folded => "folded",
+            Self::Svg => "svg",
+            Self::Pprof => "pprof",
+            Self::Speedscope => "speedscope",
         }
     }
 
@@ -55,6 +73,9 @@ impl Format {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Folded => "folded stacks",
+            Self::Svg => "the flame graph",
+            Self::Pprof => "the pprof profile",
+            Self::Speedscope => "the speedscope profile",
         }
     }
 }

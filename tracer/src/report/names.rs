@@ -104,7 +104,7 @@ pub fn path(kernel: &[Arc<str>], frames: usize) -> Vec<String> {
 }
 
 /// Whether a frame is an allocator itself, which is on every stack and tells nothing.
-fn is_allocator(frame: &str) -> bool {
+pub(crate) fn is_allocator(frame: &str) -> bool {
     if roles::role(frame) != role::OTHER {
         return true;
     }

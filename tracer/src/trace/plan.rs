@@ -114,7 +114,9 @@ impl Plan {
         let exports = args.exports.wanted();
         let mut written = vec![("output", args.output.as_path())];
         written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
-        written.extend(args.save.as_deref().map(|path| ("save", path)));
+        // That a recording is no report has a message of its own.
+        let save = args.save.as_deref().filter(|path| path.as_os_str() != "-");
+        written.extend(save.map(|path| ("save", path)));
         written.extend(args.judging.written());
         check_paths(&written)?;
         let host = host_at(&args.host_root)?;
