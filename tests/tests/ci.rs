@@ -358,9 +358,18 @@ fn the_action_fails_and_passes_as_kleak_does() -> Result<()> {
         shell.env("GITHUB_STEP_SUMMARY", case.path("summary.md"));
         run_command(shell, PATIENCE)
     };
-    let red = run("")?.expect(4, &["::error title=kleak%3A objects>400", "growth>100KiB"])?;
+    let red = run("")?.expect(4, &["fail-on: objects>400", "fail-on: growth>100KiB"])?;
     assert!(marker.is_file(), "the command was not run to its end: {red}");
-    assert!(red.text()?.contains("\n::kleak-"), "GitHub may be told what to do by names: {red}");
+    // The report is fenced off, as its names could be commands; then come ours.
+    let lines: Vec<&str> = red.text()?.lines().collect();
+    let place = |start: &str| {
+        let place = lines.iter().position(|line| line.starts_with(start));
+        place.with_context(|| format!("no {start}: {red}"))
+    };
+    let (begin, end) = (place("::stop-commands::kleak-")?, place("::kleak-")?);
+    let fence = lines[begin].trim_start_matches("::stop-commands");
+    assert_eq!(lines[end].trim_end_matches("::"), fence, "{red}");
+    assert!(begin < end && end < place("::error title=kleak%3A objects>400")?, "{red}");
     run(&file)?.expect(0, &["unused suppression"])?;
     let out = case.path("kleak");
     for name in ["junit.xml", "summary.md", "run.kleak"] {
