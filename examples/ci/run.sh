@@ -1,6 +1,6 @@
 #!/bin/sh
 # Boots a Debian kernel in QEMU, runs a workload in it under kleak, and ends with kleak's status: 0 when the
-# kernel did not leak, 4 when it did. The report, JUnit XML and a recording are then in OUT.
+# kernel did not leak, 4 when it did. The report, JUnit XML, an HTML page and a recording are then in OUT.
 #
 #   examples/ci/run.sh KLEAK leak|clean [OUT]
 #
@@ -45,7 +45,7 @@ chmod 755 "$root/init" "$root/bin/kleak"
 # This is the line that a build would have, with its own tests in the place of the workload.
 cat >"$root/command" <<EOF
 kleak trace --size 512 --stacks all --fail-on 'objects>100' --suppressions kleak.toml \
-	--junit out/kleak.xml --markdown out/kleak.md --save out/run.kleak -o out/report.txt \
+	--junit out/kleak.xml --markdown out/kleak.md --html out/report.html --save out/run.kleak -o out/report.txt \
 	-- workload $mode 2>out/stderr.txt
 EOF
 (cd "$root" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0) >"$work/initramfs"

@@ -229,7 +229,7 @@ fn github_is_told_and_nothing_of_it_is_in_the_data() -> Result<()> {
     kleak.args(["trace", "--size", "512", "--stacks", "all", "--format", "json"]).args(options);
     kleak.arg("--").args(case.leave(500, 1)?);
     let red = run_command(kleak, PATIENCE)?.expect(4, &["\n::error title=kleak%3A objects>400"])?;
-    assert!(red.stderr.contains(&format!("\n::warning file={file},line=2,")), "{red}");
+    assert!(red.stderr.contains(&format!("\n::warning file={file},line=1,")), "{red}");
     let error = red.stderr.lines().find(|line| line.starts_with("::error")).context("an error")?;
     assert!(error.contains("%0A  through    at load_msg%0A"), "{error}");
     serde_json::from_slice::<Value>(&red.stdout).context("standard output is one document")?;
@@ -372,7 +372,7 @@ fn the_action_fails_and_passes_as_kleak_does() -> Result<()> {
     assert!(begin < end && end < place("::error title=kleak%3A objects>400")?, "{red}");
     run(&file)?.expect(0, &["unused suppression"])?;
     let out = case.path("kleak");
-    for name in ["junit.xml", "summary.md", "run.kleak"] {
+    for name in ["junit.xml", "summary.md", "report.html", "run.kleak"] {
         assert!(out.join(name).is_file(), "no {name}");
     }
     let summary = fs::read_to_string(case.path("summary.md"))?;
