@@ -84,10 +84,12 @@ impl Judge {
         if let Some(github) = self.github {
             for line in judgement.map(github::annotations).unwrap_or_default() {
                 // A closed stream is nobody's problem but the user's. Nothing in it can steer a terminal.
-                drop(match fenced {
-                    true => writeln!(io::stdout(), "{line}"),
-                    false => writeln!(io::stderr(), "{line}"),
-                });
+                let written = if fenced {
+                    writeln!(io::stdout(), "{line}")
+                } else {
+                    writeln!(io::stderr(), "{line}")
+                };
+                drop(written);
             }
             github.append(&markdown::summary(report, judgement))?;
         }
