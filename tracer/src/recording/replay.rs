@@ -73,7 +73,7 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     let profile = analyse::profile(&frame.evidence, &options);
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
 }
