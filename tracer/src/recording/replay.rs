@@ -139,7 +139,7 @@ fn open(path: &Path, progress: &Progress) -> Result<(Recording, Frame), Failure>
 }
 
 /// Refuses to write over what is read.
-fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
+pub(crate) fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
     let place = |path: &Path| {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((metadata.dev(), metadata.ino()))
