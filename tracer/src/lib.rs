@@ -11,6 +11,7 @@ pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod host;
+pub mod judge;
 pub mod probe;
 pub mod progress;
 pub mod recording;

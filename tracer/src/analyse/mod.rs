@@ -13,7 +13,7 @@ mod reconcile;
 mod sentence;
 mod stacks;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 #[allow(
     clippy::cast_possible_truncation,
@@ -248,6 +248,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         sampling: evidence.sampling.clone(),
         command: evidence.command.clone(),
         notes,
+        judgement: None,
     }
 }
 

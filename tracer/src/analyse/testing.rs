@@ -7,19 +7,19 @@ use super::{Evidence, Point, SlabCount};
 use crate::report::{Cgroups, Cost, Filter, Host, Loss, Mode, Owner, Sampling};
 use crate::snapshot::{BIRTH_SLICES, Group, GroupKey, SiteFacts, Snapshot};
 
-pub(super) type Births = [u64; BIRTH_SLICES];
+pub(crate) type Births = [u64; BIRTH_SLICES];
 
-pub(super) const START: u64 = 1_000_000_000_000;
+pub(crate) const START: u64 = 1_000_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 /// A window in the making.
-pub(super) struct World {
+pub(crate) struct World {
     pub evidence: Evidence,
     sites: u64,
 }
 
 /// A process of that name.
-pub(super) fn process(pid: u32, comm: &str) -> Owner {
+pub(crate) fn process(pid: u32, comm: &str) -> Owner {
     Owner {
         kind: "process".to_owned(),
         pid: Some(pid),
@@ -32,22 +32,22 @@ pub(super) fn process(pid: u32, comm: &str) -> Owner {
 }
 
 /// An owner that is no process.
-pub(super) fn kind(kind: &str) -> Owner {
+pub(crate) fn kind(kind: &str) -> Owner {
     Owner { kind: kind.to_owned(), ..Owner::default() }
 }
 
 /// As many in every slice from `begin` up to `end`.
-pub(super) fn even(each: u64, slices: std::ops::Range<usize>) -> Births {
+pub(crate) fn even(each: u64, slices: std::ops::Range<usize>) -> Births {
     std::array::from_fn(|slice| if slices.contains(&slice) { each } else { 0 })
 }
 
-pub(super) fn total(births: Births) -> u64 {
+pub(crate) fn total(births: Births) -> u64 {
     births.iter().sum()
 }
 
 impl World {
     /// A window with 20 counts, 8 GiB available, two CPUs.
-    pub(super) fn new(seconds: u64) -> Self {
+    pub(crate) fn new(seconds: u64) -> Self {
         let at_ns = START + seconds * SECOND;
         let point = |slice| Point {
             at_ns: START + seconds * SECOND * slice / BIRTH_SLICES as u64,
@@ -97,12 +97,12 @@ impl World {
     }
 
     /// A site of 512-byte objects, called from `load_msg`.
-    pub(super) fn site(&mut self, owner: Owner) -> u64 {
+    pub(crate) fn site(&mut self, owner: Owner) -> u64 {
         let start_ns = u64::from(owner.pid.unwrap_or(0)) * SECOND;
         self.site_of(owner, start_ns, 512, "kmalloc-512")
     }
 
-    pub(super) fn site_of(&mut self, owner: Owner, start_ns: u64, size: u32, cache: &str) -> u64 {
+    pub(crate) fn site_of(&mut self, owner: Owner, start_ns: u64, size: u32, cache: &str) -> u64 {
         self.sites += 1;
         let key = self.sites;
         let site = Site {
@@ -127,7 +127,7 @@ impl World {
 
     /// What `site` left behind, by birth; `freed` besides, with `pool` of them in use at any
     /// moment.
-    pub(super) fn left(&mut self, site: u64, births: Births, freed: u64, pool: u64) -> &mut Self {
+    pub(crate) fn left(&mut self, site: u64, births: Births, freed: u64, pool: u64) -> &mut Self {
         self.left_by(site, (-1, 0), births);
         if let Some(facts) = self.evidence.snapshot.sites.get_mut(&site) {
             facts.allocated += freed;
@@ -142,7 +142,7 @@ impl World {
     }
 
     /// What `site` left behind through a stack, whose samples stand for `weight` objects.
-    pub(super) fn left_by(&mut self, site: u64, stack: (i32, u64), births: Births) -> &mut Self {
+    pub(crate) fn left_by(&mut self, site: u64, stack: (i32, u64), births: Births) -> &mut Self {
         let objects = total(births);
         let snapshot = &mut self.evidence.snapshot;
         let slice = (snapshot.at_ns - snapshot.start_ns) / BIRTH_SLICES as u64;
@@ -171,7 +171,7 @@ impl World {
     }
 
     /// All of it is scaled up from one object in `each`.
-    pub(super) fn sampled(&mut self, each: u64) -> &mut Self {
+    pub(crate) fn sampled(&mut self, each: u64) -> &mut Self {
         let snapshot = &mut self.evidence.snapshot;
         snapshot.scale = each;
         snapshot.sites.values_mut().for_each(|facts| facts.scale = each);
@@ -184,7 +184,7 @@ impl World {
     }
 
     /// By slabinfo a cache grew by so many.
-    pub(super) fn slab(&mut self, cache: &str, growth: i64) -> &mut Self {
+    pub(crate) fn slab(&mut self, cache: &str, growth: i64) -> &mut Self {
         let count = |active_objects| SlabCount { active_objects, objects_per_slab: 16 };
         let before = 1_000_000_u64;
         self.evidence.slab_before.insert(cache.to_owned(), count(before));

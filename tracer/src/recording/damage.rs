@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Kind, frame::Unreadable};
+use super::{Kind, frame::Unreadable, reader::Place};
 use crate::report::human;
 
 /// Something in the file that is not as it was written.
@@ -47,6 +47,12 @@ impl Damage {
     /// A frame that turned out to be unreadable.
     pub(super) fn of_content(frame: u64, bytes: u64, why: &Unreadable, was: (Kind, f64)) -> Self {
         Self::Content { frame, bytes, why: why.to_string(), was }
+    }
+
+    /// A frame whose beginning says that it is of no recording, or of another version.
+    pub(super) fn of_place(place: &Place) -> Self {
+        let was = Some((place.head.kind, place.head.window_s));
+        Self::Lost { frame: place.head.sequence, bytes: place.bytes, cut: false, was }
     }
 
     /// How much of the window it covered, seconds.

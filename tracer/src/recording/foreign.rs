@@ -20,6 +20,9 @@ fn of(start: &[u8]) -> &'static str {
     let has = |word: &str| text.contains(word);
     match start {
         [] => "it is empty",
+        [_, 0x2a, 0x4d, 0x18, ..] if has("kleak.recording/") => {
+            "it is the beginning of one, and not even that is whole"
+        }
         [0x1f, 0x8b, ..] => "it is compressed by gzip; unpack it first, if one is in it",
         [0xfd, b'7', b'z', b'X', b'Z', ..] => {
             "it is compressed by xz; unpack it first, if one is in it"
@@ -58,6 +61,7 @@ mod tests {
     fn files_are_recognised() {
         for (start, word) in [
             (b"".as_slice(), "empty"),
+            (b"\x50\x2a\x4d\x18\x40\0\0\0kleak.recording/1 of", "beginning"),
             (&[0x1f, 0x8b, 8], "gzip"),
             (&[0x28, 0xb5, 0x2f, 0xfd, 1], "zstd"),
             (b"{\"schema\":\"kleak.report/1\"}", "a report in JSON"),

@@ -38,6 +38,10 @@ mod pace;
 mod reader;
 mod replay;
 mod scan;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use serde::{Deserialize, Serialize};

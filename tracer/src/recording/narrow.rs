@@ -51,7 +51,7 @@ const NAMES: usize = 12;
 /// there is to say about it.
 ///
 /// Errors: a class or name is none of the recording's.
-pub fn caches(
+pub(super) fn caches(
     evidence: &mut Evidence,
     sizes: &[u64],
     globs: &[GlobMatcher],
@@ -189,20 +189,22 @@ fn keep_caches(
     });
     filter.size_classes = classes.into_iter().collect();
     filter.caches = globs.iter().map(|glob| glob.glob().glob().to_owned()).collect();
-    (nameless > 0).then(|| {
+    let note = (nameless > 0).then(|| {
         format!(
-            "{} whose slab cache is not known {} left out",
+            "{} whose slab cache is not known {} left out.",
             human::counted(nameless, "object"),
             if nameless == 1 { "is" } else { "are" }
         )
-    })
+    });
+    evidence.notes.extend(note.clone());
+    note
 }
 
 /// Leaves what has outlived `age`. The recording tells births by slices of the window, so it takes the next
 /// age that it can tell, and says so.
 ///
 /// Errors: the recording lacks what is younger, or is shorter.
-pub fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
+pub(super) fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
     let snapshot = &evidence.snapshot;
     let length_ns = snapshot.at_ns.saturating_sub(snapshot.start_ns);
     let (age_s, recorded_s) = (age.as_secs_f64(), evidence.filter.min_age_s);
@@ -276,4 +278,174 @@ fn cut(group: &mut Group, slices: usize) -> bool {
     group.weight = if group.weight > 0 && objects > 0 { part(group.weight).max(1) } else { 0 };
     group.objects = objects;
     exact
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use super::{NarrowError, caches, cut, min_age};
+    use crate::{
+        analyse::{Evidence, Options, analyse},
+        recording::testing::{arbitrary, incident},
+        report::Report,
+        snapshot::{BIRTH_SLICES, Group},
+    };
+
+    fn glob(pattern: &str) -> globset::GlobMatcher {
+        globset::Glob::new(pattern).unwrap().compile_matcher()
+    }
+
+    fn report(evidence: &Evidence) -> Report {
+        analyse(evidence, &Options::default())
+    }
+
+    fn names(report: &Report) -> Vec<&str> {
+        let mut names: Vec<&str> = report.caches.iter().map(|row| row.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_size_leaves_its_class() {
+        let all = incident(20);
+        let mut evidence = all.clone();
+        let said = caches(&mut evidence, &[300], &[]).unwrap();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        300 is not a size class; kmalloc-512 serves it
+        2 objects whose slab cache is not known are left out.
+        ");
+        let (all, report) = (report(&all), report(&evidence));
+        assert_eq!(names(&report), ["kmalloc-512"]);
+        assert_eq!(
+            (&report.filter.size_classes, &report.filter.kinds),
+            (&vec![512], &vec!["kmalloc".to_owned()])
+        );
+        assert_eq!(report.loss.frees_of_older_objects, Some(3));
+        let row =
+            |report: &Report| report.caches.iter().find(|row| row.name == "kmalloc-512").cloned();
+        assert_eq!(row(&report), row(&all));
+        let owners = |report: &Report| {
+            let rows = report.owners.iter().filter(|row| row.cache == "kmalloc-512");
+            rows.map(|row| (row.owner.clone(), row.outstanding_bytes, row.trend.clone()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(owners(&report), owners(&all));
+    }
+
+    #[test]
+    fn a_cache_may_be_called_by_any_of_its_names() {
+        for (pattern, expected) in [
+            ("pool_work*", vec!["kmalloc-512"]),
+            ("page*", vec!["page order-0 unmovable (slab)"]),
+            ("kmalloc-*", vec!["kmalloc-1k", "kmalloc-512"]),
+        ] {
+            let mut evidence = incident(20);
+            caches(&mut evidence, &[], &[glob(pattern)]).unwrap();
+            let report = report(&evidence);
+            assert_eq!(names(&report), expected, "{pattern}");
+            assert_eq!(report.filter.caches, [pattern]);
+        }
+        let mut evidence = incident(20);
+        caches(&mut evidence, &[512], &[glob("page*")]).unwrap();
+        assert_eq!(names(&report(&evidence)).len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_in_it_is_an_error_that_says_what_is() {
+        let error = |sizes: &[u64], patterns: &[&str]| {
+            let globs: Vec<_> = patterns.iter().map(|pattern| glob(pattern)).collect();
+            caches(&mut incident(20), sizes, &globs).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!(error(&[64], &[]), @r"the recording holds nothing of --size 64; it holds kmalloc-512, kmalloc-1k");
+        insta::assert_snapshot!(error(&[], &["kmalloc-*", "den\u{1b}try"]), @r"the recording holds nothing of --cache den\x1btry; it holds kmalloc-1k, kmalloc-512, page order-0 unmovable (slab)");
+        let mut empty = incident(20);
+        empty.snapshot.sites.clear();
+        empty.filter.size_classes.clear();
+        assert!(matches!(
+            caches(&mut empty, &[512], &[]),
+            Err(NarrowError::NotRecorded { holds, .. }) if holds == "nothing at all"
+        ));
+    }
+
+    #[test]
+    fn all_that_was_recorded_is_all_of_it() {
+        let mut evidence = incident(20);
+        evidence.filter.kinds = vec!["kmalloc".to_owned()];
+        let before = report(&evidence);
+        assert!(caches(&mut evidence, &[512, 1024], &[]).unwrap().is_empty());
+        assert_eq!(report(&evidence), before);
+    }
+
+    #[test]
+    fn a_least_age_leaves_the_old() {
+        let mut evidence = incident(20);
+        assert!(min_age(&mut evidence, Duration::from_secs(5)).unwrap().is_empty());
+        let report = report(&evidence);
+        assert!((report.filter.min_age_s - 5.0).abs() < 1e-9);
+        let of = |comm: &str| {
+            let mut rows = report.owners.iter();
+            rows.find(|row| row.owner.comm.as_deref() == Some(comm))
+                .map(|row| row.outstanding_objects)
+        };
+        // 500 a second for 20 s, and those of coredns came in the last two, but for some at half time.
+        assert_eq!((of("kubelet"), of("coredns")), (Some(7500), Some(14)));
+    }
+
+    #[test]
+    fn an_age_between_is_rounded_up_and_said() {
+        let mut evidence = incident(20);
+        let said = min_age(&mut evidence, Duration::from_millis(4300)).unwrap();
+        insta::assert_snapshot!(said.join("\n"), @r"--min-age 4.3 s is taken as 5.000 s: the recording tells births by twentieths of its window.");
+        assert!((evidence.filter.min_age_s - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_age_that_nothing_tells_of_is_an_error() {
+        let mut evidence = incident(20);
+        evidence.filter.min_age_s = 10.0;
+        let mut error =
+            |seconds| min_age(&mut evidence, Duration::from_secs(seconds)).unwrap_err().to_string();
+        insta::assert_snapshot!(error(5), @r"--min-age 5 s: the recording was made with --min-age 10 s, and holds nothing younger; give as much or more");
+        insta::assert_snapshot!(error(20), @r"--min-age 20 s is not shorter than the recording, which is of 20 s");
+        assert!(min_age(&mut evidence, Duration::from_secs(10)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn pages_of_many_ages_are_estimated() {
+        let births = std::array::from_fn(|slice| u64::from(slice < 10));
+        let mut group =
+            Group { objects: 10, requested: 4096 * 7, weight: 3, births, ..Group::default() };
+        assert!(!cut(&mut group, 5));
+        assert_eq!((group.objects, group.requested, group.weight), (5, 4096 * 7 / 2, 1));
+        let mut even = Group { objects: 10, requested: 5120, births, ..Group::default() };
+        assert!(cut(&mut even, 5));
+        assert_eq!((even.objects, even.requested, even.weight), (5, 2560, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn an_age_never_adds(evidence in arbitrary(), seconds in 1_u64..30, sizes in any::<bool>()) {
+            let before: u64 =
+                evidence.snapshot.groups.values().map(|group| group.objects).fold(0, u64::saturating_add);
+            let mut cut = evidence.clone();
+            if min_age(&mut cut, Duration::from_secs(seconds)).is_ok() {
+                let births = cut.snapshot.groups.values().map(|group| (group.objects, group.births));
+                for (objects, births) in births {
+                    prop_assert_eq!(births.iter().sum::<u64>(), objects);
+                    prop_assert_eq!(births[BIRTH_SLICES - 1] > 0 && cut.filter.min_age_s > evidence.filter.min_age_s, false);
+                }
+                prop_assert!(report(&cut).owners.iter().map(|row| row.outstanding_objects)
+                    .fold(0, u64::saturating_add) <= before);
+            }
+            let mut narrow = evidence.clone();
+            narrow.filter.size_classes = vec![512, 1024];
+            let globs = if sizes { vec![] } else { vec![glob("kmalloc-*")] };
+            if caches(&mut narrow, &[512], &globs).is_ok() {
+                drop(report(&narrow));
+            }
+        }
+    }
 }

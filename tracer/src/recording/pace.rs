@@ -6,8 +6,6 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_secs(5);
 /// Checkpoints after which their distance doubles.
 const DOUBLES_AFTER: u32 = 32;
-/// A checkpoint may take 2 % of a CPU's time at the most: as often as a walk of the objects (`History`).
-const REST: u32 = 50;
 /// What checkpoints may add to the file, bytes a second: 1.4 GB a day, and less as they grow rarer. One of
 /// 3 MiB comes every 192 s.
 const BYTES_PER_S: u64 = 16 << 10;
@@ -18,15 +16,17 @@ pub struct Pace {
     step: Duration,
     written: u32,
     wait: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { step: FIRST, written: 0, wait: FIRST }
-    }
+    /// Times that a checkpoint rests as long as it took.
+    rest: u32,
 }
 
 impl Pace {
+    /// After a checkpoint it rests `rest` times as long as that took: with 50, checkpoints take 2 % of a CPU's
+    /// time at the most.
+    pub const fn new(rest: u32) -> Self {
+        Self { step: FIRST, written: 0, wait: FIRST, rest }
+    }
+
     /// Time from the start, or from the last frame that was written, to the next checkpoint.
     pub const fn wait(&self) -> Duration {
         self.wait
@@ -40,7 +40,7 @@ impl Pace {
             self.step = self.step.saturating_mul(2);
         }
         let room = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_S);
-        self.wait = self.step.max(cost.saturating_mul(REST)).max(room);
+        self.wait = self.step.max(cost.saturating_mul(self.rest)).max(room);
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
 
     /// Checkpoints of a run of so many seconds.
     fn checkpoints(run_s: u64, cost: Duration, bytes: u64) -> (u32, u64) {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(50);
         let mut now = pace.wait();
         let mut count = 0;
         while now <= Duration::from_secs(run_s) {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_first_comes_soon_and_a_day_has_few() {
-        assert_eq!(Pace::default().wait(), Duration::from_secs(5));
+        assert_eq!(Pace::new(50).wait(), Duration::from_secs(5));
         let (minute, _) = checkpoints(60, Duration::ZERO, 1000);
         assert_eq!(minute, 12);
         let (day, _) = checkpoints(86_400, Duration::ZERO, 1000);
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn large_ones_are_rare() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(50);
         pace.wrote(Duration::from_millis(10), 3 << 20);
         assert_eq!(pace.wait(), Duration::from_secs(192));
         for bytes in [10_000, 100_000, 3 << 20, 100 << 20] {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn dear_ones_are_rare() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(50);
         pace.wrote(Duration::from_secs(2), 1000);
         assert_eq!(pace.wait(), Duration::from_secs(100));
         pace.wrote(Duration::MAX, u64::MAX);

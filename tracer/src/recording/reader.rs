@@ -73,6 +73,8 @@ pub struct Recording {
     path: PathBuf,
     frames: Vec<Place>,
     damage: Vec<Damage>,
+    /// Place of the frame that [`Recording::last`] has handed out.
+    answer: Option<usize>,
 }
 
 /// A frame that is there, not yet unpacked.
@@ -145,11 +147,12 @@ impl Recording {
             return Err(ReadError::Nothing { path: path.to_owned(), why });
         }
         let mut damage = found.damage;
+        damage.extend(others.iter().map(Damage::of_place));
         if found.version != Some(1) {
             damage.insert(0, Damage::Title);
         }
         let frames = last_run(ours, &mut damage);
-        Ok(Self { source, path: path.to_owned(), frames, damage })
+        Ok(Self { source, path: path.to_owned(), frames, damage, answer: None })
     }
 
     /// The last frame that can be read: what the recording is of.
@@ -158,22 +161,19 @@ impl Recording {
     pub fn last(&mut self) -> Result<Frame, ReadError> {
         for index in (0..self.frames.len()).rev() {
             if let Some(frame) = self.frame(index)? {
+                self.answer = Some(index);
                 return Ok(frame);
             }
         }
         Err(ReadError::Nothing { path: self.path.clone(), why: listed(&self.damage) })
     }
 
-    /// Places of the reports that were printed on the way, for [`Recording::frame`].
+    /// Places of the reports that were printed on the way, for [`Recording::frame`]; without that which
+    /// [`Recording::last`] has handed out.
     pub fn intervals(&self) -> Vec<usize> {
         let all = self.frames.iter().enumerate();
         let intervals = all.filter(|(_, place)| place.head.kind == Kind::Interval);
-        intervals.map(|(index, _)| index).collect()
-    }
-
-    /// Whether the run wrote its end.
-    pub fn is_complete(&self) -> bool {
-        self.frames.last().is_some_and(|place| place.head.kind == Kind::Final)
+        intervals.map(|(index, _)| index).filter(|index| self.answer != Some(*index)).collect()
     }
 
     /// A frame; `None` when it turns out to be damaged, or is not there.

@@ -51,8 +51,7 @@ pub(super) fn frames(file: &mut (impl BufRead + Seek)) -> io::Result<Found> {
                 let next = next_thing(file, at + 1, length, &mut steps)?;
                 // The file's beginning is told of as such.
                 if at > 0 || was.is_some() {
-                    let frame = found.frames.last().map_or(1, |last| last.head.sequence + 1)
-                        + ongoing(&found);
+                    let frame = next_number(&found);
                     let cut = cut && next == length;
                     found.damage.push(Damage::Lost { frame, bytes: next - at, cut, was });
                 }
@@ -60,17 +59,19 @@ pub(super) fn frames(file: &mut (impl BufRead + Seek)) -> io::Result<Found> {
             }
         }
     }
-    if at < length && steps == 0 || found.damage.len() >= MOST_DAMAGE {
-        tracing::debug!(at, length, "too much is damaged to look any further");
+    if at < length {
+        let frame = next_number(&found);
+        found.damage.push(Damage::Lost { frame, bytes: length - at, cut: false, was: None });
     }
     Ok(found)
 }
 
-/// Damaged frames since the last that is whole.
-fn ongoing(found: &Found) -> u64 {
+/// Number of the frame after those that were found, whole and damaged.
+fn next_number(found: &Found) -> u64 {
     let last = found.frames.last().map_or(0, |last| last.head.sequence);
     let since = |damage: &&Damage| matches!(damage, Damage::Lost { frame, .. } if *frame > last);
-    found.damage.iter().rev().take_while(since).count() as u64
+    let damaged = found.damage.iter().rev().take_while(since).count() as u64;
+    last.saturating_add(damaged).saturating_add(1)
 }
 
 /// What is at a place of the file.

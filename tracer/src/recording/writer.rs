@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
     time::SystemTime,
 };
 
@@ -54,6 +55,8 @@ pub struct Writer {
     failed: Option<String>,
     /// The most important frame that is not in it.
     lost: Option<Kind>,
+    /// Waits for the disk, which may take long on a node that is short of memory.
+    syncing: Option<JoinHandle<()>>,
 }
 
 /// What a frame took.
@@ -96,6 +99,7 @@ impl Writer {
             covers_s: None,
             failed: None,
             lost: None,
+            syncing: None,
         })
     }
 
@@ -122,7 +126,14 @@ impl Writer {
     /// Ends the recording.
     ///
     /// Errors: something that should be in it is not.
-    pub fn finish(self) -> Result<(), WriteError> {
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        if self.regular
+            && self.whole > 0
+            && let Err(error) = self.file.sync_data()
+        {
+            self.failed.get_or_insert_with(|| error.to_string());
+            self.lost = Some(Kind::Final);
+        }
         match (&self.failed, self.lost) {
             (Some(why), Some(lost)) => {
                 let what = if lost == Kind::Interval { "a report" } else { "the end" };
@@ -178,14 +189,14 @@ impl Writer {
             bytes.splice(0..0, title);
             self.cut()?;
         }
-        let written = self.file.write_all(&bytes).and_then(|()| self.sync());
-        if let Err(error) = written {
+        if let Err(error) = self.file.write_all(&bytes) {
             // Should that fail too, the reader passes over what is half written.
             drop(self.cut());
             return Err(error);
         }
         let length = bytes.len() as u64;
         self.whole = self.whole.saturating_add(length);
+        self.sync();
         Ok(length)
     }
 
@@ -198,9 +209,17 @@ impl Writer {
         Ok(())
     }
 
-    /// A node that leaks may not live to write back what it has in memory.
-    fn sync(&self) -> io::Result<()> {
-        if self.regular { self.file.sync_data() } else { Ok(()) }
+    /// Has what is written go to the disk, as a node that leaks may not live to write back what it has in
+    /// memory. Nobody waits for it: meanwhile events have to be read.
+    fn sync(&mut self) {
+        let busy = self.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
+        if !self.regular || busy {
+            return;
+        }
+        // Whatever fails here fails again when the recording ends, and is told then.
+        let Ok(file) = self.file.try_clone() else { return };
+        let name = "kleak-sync".to_owned();
+        self.syncing = thread::Builder::new().name(name).spawn(move || drop(file.sync_data())).ok();
     }
 }
 
@@ -230,5 +249,147 @@ fn why_not(path: &Path, error: &io::Error) -> String {
         }
         (io::ErrorKind::IsADirectory, _) => "it is a directory".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, os::fd::AsRawFd as _};
+
+    use nix::{
+        fcntl::{FcntlArg, SealFlag, fcntl},
+        sys::memfd::{MFdFlags, memfd_create},
+    };
+
+    use super::*;
+    use crate::recording::{Recording, testing::incident};
+
+    fn create(path: &Path) -> Result<Writer, WriteError> {
+        Writer::create(path, Settings::default())
+    }
+
+    /// How much of the window a file is of, seconds.
+    fn covers(path: &Path) -> u64 {
+        let frame = Recording::open(path).unwrap().last().unwrap();
+        let snapshot = &frame.evidence.snapshot;
+        (snapshot.at_ns - snapshot.start_ns) / 1_000_000_000
+    }
+
+    #[test]
+    fn each_frame_is_there_when_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.kleak");
+        let mut writer = create(&path).unwrap();
+        for (kind, seconds) in [(Kind::Checkpoint, 5), (Kind::Interval, 10), (Kind::Final, 20)] {
+            let before = writer.whole;
+            let written = writer.add(kind, &incident(seconds));
+            assert_eq!(written, Written { bytes: writer.whole - before, remark: None });
+            assert_eq!(fs::metadata(&path).unwrap().len(), writer.whole);
+            assert_eq!(covers(&path), seconds);
+        }
+        assert!(writer.finish().is_ok());
+        assert_eq!(covers(&path), 20);
+    }
+
+    #[test]
+    fn what_was_there_stays_until_there_is_something_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.kleak");
+        drop(create(&path).unwrap());
+        assert!(!path.exists());
+        fs::write(&path, vec![b'x'; 100_000]).unwrap();
+        drop(create(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 100_000);
+        let mut writer = create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 100_000);
+        assert!(writer.add(Kind::Final, &incident(20)).bytes > 0);
+        assert!(fs::metadata(&path).unwrap().len() < 100_000);
+        assert_eq!(covers(&path), 20);
+    }
+
+    #[test]
+    fn a_bad_place_is_told_before_the_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |path: &Path| create(path).map(|_| ()).unwrap_err().to_string();
+        let here = dir.path().display();
+        assert_eq!(error(dir.path()), format!("cannot save to `{here}`: it is a directory"));
+        assert_eq!(
+            error(&dir.path().join("no/file")),
+            format!("cannot save to `{here}/no/file`: there is no directory `{here}/no`")
+        );
+        assert!(error(Path::new("-")).contains("give it a name"));
+        let path = dir.path().join("run.kleak");
+        let first = create(&path).unwrap();
+        assert!(error(&path).ends_with("another kleak is writing to it"));
+        drop(first);
+        assert!(create(&path).is_ok());
+    }
+
+    #[test]
+    fn a_pipe_gets_whole_frames() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let mut writer = create(Path::new(&format!("/proc/self/fd/{}", pipe.as_raw_fd()))).unwrap();
+        assert_eq!(writer.add(Kind::Final, &incident(20)).remark, None);
+        assert!(writer.finish().is_ok());
+        drop(pipe);
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+        assert!(crate::recording::testing::read(&bytes).is_ok());
+    }
+
+    #[test]
+    fn a_full_disk_keeps_what_is_whole_and_is_told_once() {
+        let file = memfd_create("full", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let mut writer = create(&path).unwrap();
+        assert_eq!(writer.add(Kind::Checkpoint, &incident(5)).remark, None);
+        // From now on it cannot grow.
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+        let remark = writer.add(Kind::Checkpoint, &incident(10)).remark.unwrap();
+        assert!(remark.contains("Operation not permitted"), "{remark}");
+        assert!(remark.contains("it holds the first 5 s of the window"), "{remark}");
+        assert!(remark.ends_with("tracing goes on"), "{remark}");
+        assert_eq!(writer.add(Kind::Final, &incident(20)), Written::default());
+        assert_eq!(covers(&path), 5);
+        let error = writer.finish().unwrap_err().to_string();
+        assert!(error.contains("lacks the end (Operation not permitted"), "{error}");
+    }
+
+    #[test]
+    fn what_is_half_written_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.kleak");
+        let mut writer = create(&path).unwrap();
+        writer.add(Kind::Checkpoint, &incident(5));
+        writer.file.write_all(b"half a frame").unwrap();
+        writer.cut().unwrap();
+        writer.add(Kind::Final, &incident(20));
+        let mut recording = Recording::open(&path).unwrap();
+        recording.last().unwrap();
+        assert_eq!((recording.damage(), covers(&path)), (&[][..], 20));
+    }
+
+    #[test]
+    fn a_checkpoint_that_failed_is_made_up_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(&dir.path().join("run.kleak")).unwrap();
+        let file = std::mem::replace(&mut writer.file, File::open("/dev/null").unwrap());
+        let remark = writer.add(Kind::Checkpoint, &incident(5)).remark.unwrap();
+        assert!(remark.contains("it holds nothing"), "{remark}");
+        writer.file = file;
+        assert!(writer.add(Kind::Final, &incident(20)).bytes > 0);
+        assert!(writer.finish().is_ok());
+    }
+
+    #[test]
+    fn a_report_that_failed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(&dir.path().join("run.kleak")).unwrap();
+        let file = std::mem::replace(&mut writer.file, File::open("/dev/null").unwrap());
+        writer.add(Kind::Interval, &incident(5));
+        writer.file = file;
+        writer.add(Kind::Final, &incident(20));
+        let error = writer.finish().unwrap_err().to_string();
+        assert!(error.contains("lacks a report"), "{error}");
     }
 }

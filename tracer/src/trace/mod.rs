@@ -8,6 +8,7 @@ mod history;
 mod meter;
 pub(crate) mod outputs;
 pub(crate) mod plan;
+mod saving;
 mod session;
 pub(crate) mod signals;
 

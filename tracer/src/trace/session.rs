@@ -13,6 +13,7 @@ use super::{
     meter::{Meter, Reading},
     outputs::Outputs,
     plan::Plan,
+    saving::Saver,
     signals::{Arrived, Signals},
 };
 use crate::{
@@ -20,8 +21,10 @@ use crate::{
     cli::Stacks,
     export::Exhibit,
     host::{own, process},
+    judge::files::Judge,
     probe::{Measuring, Probe},
     progress::{Progress, say},
+    recording::Kind,
     report::{Report, human},
     snapshot::Snapshot,
 };
@@ -50,9 +53,12 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     for remark in &plan.remarks {
         say(remark);
     }
+    let judge = Judge::open(&plan.judging)?;
     let mut outputs = Outputs::open(&plan)?;
+    let rest = history::rest(plan.budget, own::online_cpus());
+    let saver = Saver::open(&plan, rest)?;
     let mut signals = Signals::listen()?;
-    let mut session = Session::attach(&plan)?;
+    let mut session = Session::attach(&plan, rest, saver)?;
     say(&attached::line(&plan, &session.probe));
     let mut child = if plan.command.is_empty() {
         None
@@ -74,40 +80,49 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     session.end_window()?;
     session.progress.clear();
     session.probe.detach();
-    if let End::Signal(number) = end {
+    // Nobody waits for a report then, but a recording is read later.
+    if let End::Signal(number) = end
+        && !session.saver.is_on()
+    {
         end_child(child.as_mut()).await;
         return Ok(Outcome::Signal(number));
     }
     // Before a command that still runs is ended: its end frees memory and takes time, and the report
     // is of the window.
+    let began = TokioInstant::now();
     let evidence = session.final_evidence();
     session.progress.clear();
     end_child(child.as_mut()).await;
     let mut evidence = evidence?;
     evidence.command = child.as_ref().map(Running::report);
-    let report = analyse::analyse(&evidence, &plan.options);
+    session.save(Kind::Final, &evidence, began);
+    let saved = session.saver.finish();
+    if let End::Signal(number) = end {
+        return saved.map(|()| Outcome::Signal(number));
+    }
+    let mut report = analyse::analyse(&evidence, &plan.options);
     let profile = analyse::profile(&evidence, &plan.options);
+    judge.judge(&mut report, &profile);
     outputs.print(&report)?;
+    // First what a build fails by: another file may fail to be written.
+    let held = judge.finish(&report)?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    Ok(judge(&plan, &report, child.as_ref()))
+    let outcome = match (held, child) {
+        (true, _) => Outcome::ConditionHeld,
+        (false, Some(child)) => Outcome::Command(child.exit_code()),
+        (false, None) => Outcome::Done,
+    };
+    match saved {
+        // What the build fails by comes first.
+        Err(error) if outcome == Outcome::ConditionHeld => say(&error.to_string()),
+        other => other?,
+    }
+    Ok(outcome)
 }
 
 async fn end_child(child: Option<&mut Running>) {
     if let Some(child) = child {
         child.end().await;
-    }
-}
-
-fn judge(plan: &Plan, report: &Report, child: Option<&Running>) -> Outcome {
-    let held: Vec<String> =
-        plan.conditions.iter().filter_map(|condition| condition.evaluate(report)).collect();
-    for reason in &held {
-        say(&format!("fail-on: {reason}"));
-    }
-    match (held.is_empty(), child) {
-        (false, _) => Outcome::ConditionHeld,
-        (true, Some(child)) => Outcome::Command(child.exit_code()),
-        (true, None) => Outcome::Done,
     }
 }
 
@@ -137,12 +152,13 @@ struct Session<'a> {
     next_look: Instant,
     /// Events there had been when it was looked at last.
     looked_at: u64,
+    saver: Saver,
     progress: Progress,
 }
 
 impl<'a> Session<'a> {
     /// Loads, attaches and starts counting.
-    fn attach(plan: &'a Plan) -> Result<Self, Failure> {
+    fn attach(plan: &'a Plan, rest: u32, saver: Saver) -> Result<Self, Failure> {
         let mut probe = Probe::load(&plan.config)?;
         let mut resolver = Resolver::new(plan);
         probe.attach(&plan.config)?;
@@ -155,7 +171,6 @@ impl<'a> Session<'a> {
         resolver.read_slab_before(plan);
         probe.start()?;
         let (cpus, budgeted) = (own::online_cpus(), plan.budget.is_some());
-        let rest = history::rest(plan.budget, cpus);
         let first = reading(plan, &probe, false)?;
         let takes_stacks = plan.config.stacks != Stacks::Off.into();
         let mut session = Self {
@@ -169,9 +184,11 @@ impl<'a> Session<'a> {
             rest,
             next_look: Instant::now(),
             looked_at: 0,
+            saver,
             progress: Progress::new(),
         };
         session.begin_window()?;
+        session.saver.start();
         Ok(session)
     }
 
@@ -273,6 +290,7 @@ impl<'a> Session<'a> {
                     self.chores()?;
                     next_chores = TokioInstant::now() + HOUSEKEEPING;
                 }
+                () = sleep_until(self.saver.due()) => self.checkpoint()?,
                 () = sleep_until(next_line) => {
                     self.progress.show(&countdown(
                         start.elapsed(),
@@ -349,24 +367,45 @@ impl<'a> Session<'a> {
     }
 
     fn interval_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
+        let began = TokioInstant::now();
+        let mut evidence = self.evidence_now()?;
+        evidence.command = child.map(Running::report);
+        self.save(Kind::Interval, &evidence, began);
+        Ok(analyse::analyse(&evidence, &self.plan.options))
+    }
+
+    /// What the recording has in case there is no end.
+    fn checkpoint(&mut self) -> Result<(), Failure> {
+        let began = TokioInstant::now();
+        let evidence = self.evidence_now()?;
+        self.save(Kind::Checkpoint, &evidence, began);
+        Ok(())
+    }
+
+    /// Adds to the recording, if there is one.
+    fn save(&mut self, kind: Kind, evidence: &Evidence, began: TokioInstant) {
+        if let Some(remark) = self.saver.add(kind, evidence, began) {
+            self.progress.say(&remark);
+        }
+    }
+
+    fn evidence_now(&mut self) -> Result<Evidence, Failure> {
         let before = Instant::now();
         let snapshot = self.snapshot()?;
         self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
-        let mut evidence = self.evidence(snapshot)?;
-        evidence.command = child.map(Running::report);
-        Ok(analyse::analyse(&evidence, &self.plan.options))
+        self.evidence(snapshot)
     }
 
     fn final_evidence(&mut self) -> Result<Evidence, Failure> {
         let snapshot = self.snapshot()?;
+        self.progress.show("looking up names");
         self.evidence(snapshot)
     }
 
     fn evidence(&mut self, snapshot: Snapshot) -> Result<Evidence, Failure> {
         let spent = self.spent()?;
         let points = self.history.points();
-        self.progress.show("looking up names");
         Ok(self.resolver.evidence(self.plan, snapshot, points, &self.probe, spent))
     }
 }
