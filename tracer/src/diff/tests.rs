@@ -119,11 +119,11 @@ fn the_incident() {
 
       slab memory: 1.3 MiB in 30 s before, 7.7 MiB in 1 min after
 
-    CHANGE    OWNER    UNIT/POD     CACHE        BEFORE/MIN  AFTER/MIN  CHANGE/MIN
-    grew      kubelet  kubel…rvice  kmalloc-512    1000 KiB    6.9 MiB    +6.0 MiB
-    appeared  mount    kubel…rvice  kmalloc-512         0 B    300 KiB    +300 KiB
-    went      systemd  kubel…rvice  kmalloc-512     900 KiB        0 B    -900 KiB
-    shrank    cron     kubel…rvice  kmalloc-512     300 KiB   30.0 KiB    -270 KiB
+    CHANGE    OWNER    UNIT/POD         CACHE         WAS/MIN   NOW/MIN  MORE/MIN
+    grew      kubelet  kubelet.service  kmalloc-512  1000 KiB   6.9 MiB  +6.0 MiB
+    appeared  mount    kubelet.service  kmalloc-512       0 B   300 KiB  +300 KiB
+    went      systemd  kubelet.service  kmalloc-512   900 KiB       0 B  -900 KiB
+    shrank    cron     kubelet.service  kmalloc-512   300 KiB  30.0 KiB  -270 KiB
     … 2 unchanged, 2 of them by less than chance explains
 
     Code paths
