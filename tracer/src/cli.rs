@@ -76,6 +76,7 @@ Examples:
   kleak trace --duration 5m --min-age 1m         what outlives a minute, in any class?
   kleak trace --size 512 --fail-on 'objects>100' -- ./run-tests
   kleak trace --size 1k --folded out.folded      for any flame-graph tool
+  kleak trace --size 1k --html out.html          a page for a colleague
   kleak trace --kind page --duration 30s         who takes pages, past any slab cache?
 
 Exit status: 0 done, 1 failed, 2 usage, 3 this system or user cannot, 4 a --fail-on held,
@@ -208,6 +209,11 @@ pub struct Exports {
     /// Also write a profile for speedscope
     #[arg(long, value_name = "FILE")]
     pub speedscope: Option<PathBuf>,
+
+    /// Also write one HTML page: flame graph, growth over time, owners and stacks; opens in any browser,
+    /// fetches nothing
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 impl Exports {
@@ -216,6 +222,7 @@ impl Exports {
         let all = [
             (export::Format::Folded, &self.folded),
             (export::Format::Svg, &self.svg),
+            (export::Format::Html, &self.html),
             (export::Format::Pprof, &self.pprof),
             (export::Format::Speedscope, &self.speedscope),
         ];

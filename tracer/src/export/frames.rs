@@ -43,8 +43,8 @@ impl Frame {
 /// `[cache]`. `user` and `kernel` are leaf first.
 pub fn path(owner: &Owner, user: &[Arc<str>], kernel: &[Arc<str>], cache: &str) -> Vec<Frame> {
     let mut frames = roots(owner);
-    frames.extend(user.iter().rev().map(|frame| self::user(frame)));
-    frames.extend(kernel.iter().rev().map(|frame| self::kernel(frame)));
+    frames.extend(user.iter().rev().map(|function| user_function(function)));
+    frames.extend(kernel.iter().rev().map(|function| kernel_function(function)));
     frames.push(leaf(cache));
     frames
 }
@@ -83,6 +83,14 @@ pub fn roots(owner: &Owner) -> Vec<Frame> {
     vec![Frame::new(Kind::Group, format!("[{group}]")), Frame::new(Kind::Owner, itself)]
 }
 
+/// The cgroup of an owner, for a root of its own.
+pub fn cgroup(owner: &Owner) -> Frame {
+    let of_kernel = matches!(owner.kind.as_str(), "softirq" | "hardirq" | "kthread");
+    let unknown = if of_kernel { "kernel" } else { "unknown" };
+    let path = present(owner.cgroup.as_ref()).unwrap_or_else(|| unknown.into());
+    Frame::new(Kind::Group, format!("[{path}]"))
+}
+
 /// What every stack into a cache ends with.
 pub fn leaf(cache: &str) -> Frame {
     let cache = present(Some(cache)).unwrap_or_else(|| "unknown".into());
@@ -90,13 +98,13 @@ pub fn leaf(cache: &str) -> Frame {
 }
 
 /// A function of a process.
-pub fn user(function: &str) -> Frame {
+pub fn user_function(function: &str) -> Frame {
     Frame::new(Kind::User, name(function))
 }
 
 /// A function of the kernel or of a module.
-pub fn kernel(frame: &str) -> Frame {
-    let name = name(frame);
+pub fn kernel_function(function: &str) -> Frame {
+    let name = name(function);
     let of_module = name.ends_with(']') && name.contains(" [");
     Frame::new(if of_module { Kind::Module } else { Kind::Kernel }, name)
 }

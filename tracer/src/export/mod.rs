@@ -9,6 +9,7 @@ pub mod files;
 pub mod folded;
 pub mod frames;
 pub(crate) mod held;
+pub mod html;
 pub mod output;
 pub mod pprof;
 pub mod speedscope;
@@ -43,6 +44,8 @@ pub enum Format {
     Pprof,
     /// For speedscope
     Speedscope,
+    /// One page for a browser: flame graph, growth, owners, stacks; fetches nothing
+    Html,
 }
 
 impl Format {
@@ -54,6 +57,7 @@ impl Format {
             Self::Svg => &svg::Svg,
             Self::Pprof => &pprof::Pprof,
             Self::Speedscope => &speedscope::Speedscope,
+            Self::Html => &html::Html,
         }
     }
 
@@ -65,6 +69,7 @@ impl Format {
             Self::Svg => "svg",
             Self::Pprof => "pprof",
             Self::Speedscope => "speedscope",
+            Self::Html => "html",
         }
     }
 
@@ -76,6 +81,7 @@ impl Format {
             Self::Svg => "the flame graph",
             Self::Pprof => "the pprof profile",
             Self::Speedscope => "the speedscope profile",
+            Self::Html => "the HTML page",
         }
     }
 }

@@ -425,7 +425,7 @@ mod tests {
         fn any_change_is_drawn(pairs in prop::collection::vec((any::<String>(), any::<u64>(), any::<u64>()), 1..6)) {
             let mut drawing = Drawing::default();
             for (name, before, after) in &pairs {
-                drawing.compare(&[crate::export::frames::kernel(name)], *before, *after);
+                drawing.compare(&[crate::export::frames::kernel_function(name)], *before, *after);
             }
             let mut out = Vec::new();
             drawing.draw(&Caption::default(), &mut out).unwrap();

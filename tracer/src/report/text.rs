@@ -4,8 +4,8 @@ pub(crate) mod layout;
 mod owners;
 mod stacks;
 pub(crate) mod table;
-mod trust;
-mod verdict;
+pub(crate) mod trust;
+pub(crate) mod verdict;
 
 use std::{
     io::{self, IsTerminal as _},

@@ -19,6 +19,25 @@ const EXPLAINED: RangeInclusive<f64> = 0.9..=1.1;
 
 pub(super) fn render(report: &Report, page: &mut Page) {
     page.heading("Trust");
+    for Entry { paint, label, text } in entries(report) {
+        page.paragraph(paint, &format!("  {label:LABEL$}"), &text);
+    }
+}
+
+/// A line of the section.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) paint: Paint,
+    /// Empty below an entry of the same.
+    pub(crate) label: &'static str,
+    /// Safe to print.
+    pub(crate) text: String,
+}
+
+/// All that is said, for pages of other kinds too.
+pub(crate) fn entries(report: &Report) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut add = |paint, label, text: String| entries.push(Entry { paint, label, text });
     let mut label = "checked";
     // The kernel counts slab caches one by one, the others as a whole or not at all.
     let mut whole = BTreeSet::new();
@@ -28,52 +47,48 @@ pub(super) fn render(report: &Report, page: &mut Page) {
     });
     for cache in compared.take(CACHES) {
         let (paint, text) = check(cache);
-        entry(page, paint, label, &text);
+        add(paint, label, text);
         label = "";
     }
     label = "merged";
     for cache in report.caches.iter().take(CACHES).filter(|cache| !cache.aliases.is_empty()) {
         let (name, others) = (terminal(&cache.name), names::list(&cache.aliases));
-        let text = format!("the kernel keeps {name} in one cache with {others}");
-        entry(page, Paint::Plain, label, &text);
+        add(Paint::Plain, label, format!("the kernel keeps {name} in one cache with {others}"));
         label = "";
     }
     label = "losses";
-    for text in losses(&report.loss) {
-        entry(page, Paint::Warn, label, &text);
-        label = "";
-    }
-    if let Some(text) = unfollowed(report) {
-        entry(page, Paint::Warn, label, &text);
+    for text in losses(&report.loss).into_iter().chain(unfollowed(report)) {
+        add(Paint::Warn, label, text);
         label = "";
     }
     let complete = label == "losses";
     match (complete, report.loss.missed_events) {
-        (true, Some(_)) => entry(page, Paint::Plain, label, "nothing lost"),
-        (true, None) => entry(
-            page,
-            Paint::Plain,
-            label,
-            "nothing known to be lost; missed events: unknown on this kernel",
-        ),
-        (false, None) => entry(page, Paint::Plain, "", "missed events: unknown on this kernel"),
+        (true, Some(_)) => add(Paint::Plain, label, "nothing lost".into()),
+        (true, None) => {
+            let text = "nothing known to be lost; missed events: unknown on this kernel";
+            add(Paint::Plain, label, text.into());
+        }
+        (false, None) => {
+            add(Paint::Plain, "", "missed events: unknown on this kernel".into());
+        }
         (false, Some(_)) => (),
     }
     if let Some(sampling) = &report.sampling {
-        entry(page, Paint::Warn, "sampled", &sampled(sampling));
+        add(Paint::Warn, "sampled", sampled(sampling));
     }
     if let Some(older) = older(&report.loss) {
-        entry(page, Paint::Plain, "older", &older);
+        add(Paint::Plain, "older", older);
     }
     for note in &report.notes {
-        entry(page, Paint::Warn, "note", &terminal(note));
+        add(Paint::Warn, "note", terminal(note).into_owned());
     }
     if let Some(command) = &report.command {
-        entry(page, Paint::Plain, "command", &ran(command));
+        add(Paint::Plain, "command", ran(command));
     }
-    entry(page, Paint::Plain, "cgroups", &cgroups(report));
-    entry(page, Paint::Dim, "traced", &traced(report));
-    entry(page, Paint::Dim, "cost", &cost(report));
+    add(Paint::Plain, "cgroups", cgroups(report));
+    add(Paint::Dim, "traced", traced(report));
+    add(Paint::Dim, "cost", cost(report));
+    entries
 }
 
 /// In a few words, why the confidence is what it is.
@@ -98,10 +113,6 @@ pub(super) fn reason(report: &Report) -> String {
         _ => reasons.push("losses, below".into()),
     }
     reasons.join("; ")
-}
-
-fn entry(page: &mut Page, paint: Paint, label: &str, text: &str) {
-    page.paragraph(paint, &format!("  {label:LABEL$}"), text);
 }
 
 fn check(cache: &CacheRow) -> (Paint, String) {
@@ -239,7 +250,7 @@ fn cgroups(report: &Report) -> String {
 }
 
 /// What was followed, for how long, where.
-fn traced(report: &Report) -> String {
+pub(crate) fn traced(report: &Report) -> String {
     let host = &report.host;
     let mut parts = vec![human::seconds(report.window_s)];
     parts.extend(followed(&report.filter));

@@ -13,6 +13,18 @@ pub(super) fn render(report: &Report, page: &mut Page) {
     let paint = if verdict.growing { Paint::Alarm } else { Paint::Bold };
     page.paragraph(paint, "", &terminal(&verdict.summary));
 
+    page.line(Paint::Plain, "");
+    for (label, fact) in facts(report) {
+        let paint = if label == "time left" { Paint::Bold } else { Paint::Plain };
+        page.paragraph(paint, &format!("  {label:LABEL$}"), &fact);
+    }
+    let (paint, confidence) = confidence(report);
+    page.paragraph(paint, &format!("  {:LABEL$}", "confidence"), &confidence);
+}
+
+/// What there is to act on: a label each, and the fact, safe to print.
+pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
+    let verdict = &report.verdict;
     let mut facts = Vec::new();
     if let Some(owner) = &verdict.owner {
         describe(owner, &mut facts);
@@ -31,18 +43,17 @@ pub(super) fn render(report: &Report, page: &mut Page) {
     if let Some(left) = verdict.exhausts_memory_in_s {
         facts.push(("time left", format!("memory gone in {} at this rate", human::duration(left))));
     }
-    page.line(Paint::Plain, "");
-    for (label, fact) in facts {
-        let paint = if label == "time left" { Paint::Bold } else { Paint::Plain };
-        page.paragraph(paint, &format!("  {label:LABEL$}"), &fact);
-    }
-    let (confidence, paint) = match verdict.confidence {
+    facts
+}
+
+/// How far the verdict can be trusted, and why.
+pub(crate) fn confidence(report: &Report) -> (Paint, String) {
+    let (confidence, paint) = match report.verdict.confidence {
         Confidence::High => ("high", Paint::Plain),
         Confidence::Medium => ("medium", Paint::Warn),
         Confidence::Low => ("low", Paint::Warn),
     };
-    let reason = format!("{confidence}: {}", trust::reason(report));
-    page.paragraph(paint, &format!("  {:LABEL$}", "confidence"), &reason);
+    (paint, format!("{confidence}: {}", trust::reason(report)))
 }
 
 /// What is known of the owner.
