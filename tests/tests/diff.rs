@@ -92,7 +92,8 @@ fn flame_graphs_of_both() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let [svg, folded, json] = ["diff.svg", "diff.folded", "diff.json"].map(|n| directory.path().join(n));
+    let [svg, folded, json] =
+        ["diff.svg", "diff.folded", "diff.json"].map(|n| directory.path().join(n));
     let options = ["--svg", text(&svg)?, "--folded", text(&folded)?, "--format", "json", "-o"];
     compare(&[&options[..], &[text(&json)?, BEFORE, AFTER]].concat())?;
     let drawn = fs::read_to_string(&svg)?;

@@ -132,7 +132,8 @@ fn a_path_that_cannot_be_written_fails_before_anyone_has_waited() -> Result<()> 
         return Ok(());
     }
     for option in ["--svg", "--pprof", "--speedscope", "--folded"] {
-        let finished = run(&["trace", "--size", "512", "--duration", "9s", option, "/no/such/file"])?;
+        let finished =
+            run(&["trace", "--size", "512", "--duration", "9s", option, "/no/such/file"])?;
         finished.expect(2, &["no directory `/no/such`"])?;
     }
     Ok(())

@@ -18,7 +18,7 @@ struct Recorded {
 
 impl Recorded {
     fn of(samples: Vec<Sample>) -> Self {
-        Self { report: sample::nothing(), profile: Profile { samples, step_s: Vec::new() } }
+        Self { report: sample::nothing(), profile: Profile { samples, ..Profile::default() } }
     }
 
     fn exhibit(&self) -> Exhibit<'_> {
