@@ -142,7 +142,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(error) = umount2(self.0.path(), MntFlags::MNT_DETACH) {
-            eprintln!("unmounting {}: {error}", self.0.path().display());
+            shout(&format!("unmounting {}: {error}", self.0.path().display()));
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobMatcher};
 
-use crate::{analyse::By, export, probe, recording::Look, report::fail_on::Condition};
+use crate::{analyse::By, export, judge::Condition, probe, recording::Look};
 
 /// Names the process, service or pod that owns growing kernel memory.
 #[derive(Debug, Parser)]
@@ -179,10 +179,9 @@ pub struct TraceArgs {
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub host_root: PathBuf,
 
-    /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
-    /// owner.share>0.5, untracked>0
-    #[arg(long, value_name = "EXPR")]
-    pub fail_on: Vec<Condition>,
+    /// What makes a build fail.
+    #[command(flatten)]
+    pub judging: Judging,
 
     /// Attach, run this, and stop when it ends; the report is what it and its descendants leave
     #[arg(last = true, value_name = "COMMAND")]
@@ -197,6 +196,18 @@ pub struct Exports {
     #[arg(long, value_name = "FILE")]
     pub folded: Option<PathBuf>,
 
+    /// Also write a flame graph that any browser shows
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// Also write a profile for go tool pprof, Pyroscope and Parca
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+
+    /// Also write a profile for speedscope
+    #[arg(long, value_name = "FILE")]
+    pub speedscope: Option<PathBuf>,
+
     /// Also write one HTML page: flame graph, growth over time, owners and stacks; opens in any browser,
     /// fetches nothing
     #[arg(long, value_name = "FILE")]
@@ -206,8 +217,63 @@ pub struct Exports {
 impl Exports {
     /// Those asked for.
     pub fn wanted(&self) -> Vec<(export::Format, PathBuf)> {
-        let all = [(export::Format::Folded, &self.folded), (export::Format::Html, &self.html)];
+        let all = [
+            (export::Format::Folded, &self.folded),
+            (export::Format::Svg, &self.svg),
+            (export::Format::Html, &self.html),
+            (export::Format::Pprof, &self.pprof),
+            (export::Format::Speedscope, &self.speedscope),
+        ];
         all.into_iter().filter_map(|(format, path)| Some((format, path.clone()?))).collect()
+    }
+}
+
+/// What makes a build fail, and where that is told.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Judging")]
+pub struct Judging {
+    /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
+    /// owner.share>0.5, untracked>0
+    ///
+    /// Judged is everything selected, whatever --by and --top show; objects whose frees cannot be
+    /// followed are left out.
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<Condition>,
+
+    /// Leave out what this TOML file lists, each with a reason (repeatable)
+    ///
+    /// A [[suppress]] each, with `reason`, and of `stack` (a function's name, or a list of them from the
+    /// leaf outwards), `comm`, `unit`, `cgroup`, `pod`, `cache` those that have to match; all are
+    /// patterns. `max = "64KiB"` leaves out so much, and more is judged; from the day after
+    /// `until = "2027-01-31"` it does not apply. Unused ones are reported.
+    #[arg(long, value_name = "FILE", requires = "fail_on")]
+    pub suppressions: Vec<PathBuf>,
+
+    /// Fail only by what is more than in this recording of an earlier run (--save)
+    ///
+    /// Compared by program, slab cache and path: with a COMMAND run by run, else by time. A recording of
+    /// another kernel or filter is compared as far as it goes, with a warning.
+    #[arg(long, value_name = "FILE", requires = "fail_on")]
+    pub baseline: Option<PathBuf>,
+
+    /// Write the judgement as JUnit XML: a test case for each --fail-on
+    #[arg(long, value_name = "FILE", requires = "fail_on")]
+    pub junit: Option<PathBuf>,
+
+    /// Write a summary as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+
+    /// In a GitHub job: annotate it, and append the Markdown to its summary
+    #[arg(long)]
+    pub github: bool,
+}
+
+impl Judging {
+    /// Files that are written, by their options.
+    pub fn written(&self) -> Vec<(&'static str, &Path)> {
+        let all = [("junit", &self.junit), ("markdown", &self.markdown)];
+        all.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect()
     }
 }
 
@@ -256,10 +322,9 @@ pub struct ReportArgs {
     #[command(flatten)]
     pub exports: Exports,
 
-    /// Exit 4 when this holds (repeatable): growth>1MiB, growth>1MiB/min, objects>1000,
-    /// owner.share>0.5, untracked>0
-    #[arg(long, value_name = "EXPR")]
-    pub fail_on: Vec<Condition>,
+    /// What makes a build fail.
+    #[command(flatten)]
+    pub judging: Judging,
 }
 
 /// Options of `kleak export`.

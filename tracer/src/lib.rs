@@ -10,6 +10,7 @@ pub mod cli;
 pub mod doctor;
 pub mod export;
 pub mod host;
+pub mod judge;
 pub mod probe;
 pub mod progress;
 pub mod recording;

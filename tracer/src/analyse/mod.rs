@@ -248,6 +248,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         sampling: evidence.sampling.clone(),
         command: evidence.command.clone(),
         notes,
+        judgement: None,
     }
 }
 

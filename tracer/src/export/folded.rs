@@ -1,11 +1,10 @@
 //! Folded stacks, the input of every flame-graph tool: a line a stack, `;`-separated, root first,
 //! then a space and the bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 
-use super::{Exhibit, Exporter, frames};
-use crate::report::{ledger::Ledger, profile::Sample};
+use super::{Exhibit, Exporter, frames::Frame, held};
 
 /// The folded format as an [`Exporter`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,15 +16,8 @@ impl Exporter for Folded {
     fn write(&self, what: &Exhibit<'_>, w: &mut dyn io::Write) -> io::Result<()> {
         // Names that differ only in what was replaced fold into one line.
         let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-        let held = || what.profile.samples.iter().filter(|sample| sample.outstanding_bytes > 0);
-        let ledgers: BTreeSet<Ledger> =
-            held().map(|sample| Ledger::of_cache(&sample.cache)).collect();
-        for sample in held() {
-            let mut path = line(sample);
-            if ledgers.len() > 1 {
-                path = format!("{};{path}", frames::book(Ledger::of_cache(&sample.cache)).name);
-            }
-            let bytes = lines.entry(path).or_default();
+        for (path, sample) in held::paths(what.profile) {
+            let bytes = lines.entry(stack(&path)).or_default();
             *bytes = bytes.saturating_add(sample.outstanding_bytes);
         }
         let mut text = String::new();
@@ -36,9 +28,9 @@ impl Exporter for Folded {
     }
 }
 
-fn line(sample: &Sample) -> String {
-    let path = frames::path(&sample.owner, &sample.user, &sample.kernel, &sample.cache);
-    let names: Vec<String> = path.into_iter().map(|frame| frame.name).collect();
+/// Frames as one line has them.
+pub(crate) fn stack(path: &[Frame]) -> String {
+    let names: Vec<&str> = path.iter().map(|frame| frame.name.as_str()).collect();
     names.join(";")
 }
 

@@ -4,11 +4,17 @@ use std::io;
 
 use crate::report::{Report, profile::Profile};
 
+pub(crate) mod caption;
 pub mod files;
 pub mod folded;
 pub mod frames;
+pub(crate) mod held;
 pub mod html;
 pub mod output;
+pub mod pprof;
+pub mod speedscope;
+pub mod svg;
+pub(crate) mod xml;
 
 /// What an exporter starts from.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +38,12 @@ pub trait Exporter {
 pub enum Format {
     /// A line a stack, for any flame-graph tool
     Folded,
+    /// A flame graph, for any browser
+    Svg,
+    /// For go tool pprof, Pyroscope and Parca
+    Pprof,
+    /// For speedscope
+    Speedscope,
     /// One page for a browser: flame graph, growth, owners, stacks; fetches nothing
     Html,
 }
@@ -42,6 +54,9 @@ impl Format {
     pub fn exporter(self) -> &'static dyn Exporter {
         match self {
             Self::Folded => &folded::Folded,
+            Self::Svg => &svg::Svg,
+            Self::Pprof => &pprof::Pprof,
+            Self::Speedscope => &speedscope::Speedscope,
             Self::Html => &html::Html,
         }
     }
@@ -51,6 +66,9 @@ impl Format {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Folded => "folded",
+            Self::Svg => "svg",
+            Self::Pprof => "pprof",
+            Self::Speedscope => "speedscope",
             Self::Html => "html",
         }
     }
@@ -60,6 +78,9 @@ impl Format {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Folded => "folded stacks",
+            Self::Svg => "the flame graph",
+            Self::Pprof => "the pprof profile",
+            Self::Speedscope => "the speedscope profile",
             Self::Html => "the HTML page",
         }
     }

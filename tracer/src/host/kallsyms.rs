@@ -1,6 +1,7 @@
 //! `/proc/kallsyms`: addresses of kernel symbols by name.
 
 use std::io::{BufRead as _, BufReader};
+use std::sync::Arc;
 
 use super::Host;
 
@@ -45,6 +46,47 @@ pub fn functions(host: &Host) -> Option<Vec<(u64, String)>> {
     (!functions.is_empty()).then_some(functions)
 }
 
+/// A function of a module.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Foreign {
+    /// Where it begins.
+    pub address: u64,
+    /// Its name.
+    pub name: Box<str>,
+    /// The module's name.
+    pub module: Arc<str>,
+}
+
+/// Functions of modules, in order of address; none where the kernel hides them or has no modules. Programs of
+/// BPF and trampolines, which are listed as if of modules (`bpf`, `__builtin__ftrace`), are not among them.
+#[must_use]
+pub fn of_modules(host: &Host) -> Vec<Foreign> {
+    let Ok(file) = std::fs::File::open(host.proc("kallsyms")) else { return Vec::new() };
+    let mut functions: Vec<Foreign> = Vec::new();
+    for line in BufReader::new(file).lines().map_while(Result::ok) {
+        let Some((address, name, module)) = foreign(&line) else { continue };
+        // Those of one module come in a row.
+        let module = match functions.last() {
+            Some(last) if *last.module == *module => Arc::clone(&last.module),
+            _ => module.into(),
+        };
+        functions.push(Foreign { address, name: name.into(), module });
+    }
+    functions.sort_unstable();
+    functions
+}
+
+/// `ffffffffc0a20000 t nf_conntrack_alloc	[nf_conntrack]`
+fn foreign(line: &str) -> Option<(u64, &str, &str)> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok().filter(|&address| address != 0)?;
+    words.next().filter(|kind| matches!(*kind, "t" | "T" | "w" | "W"))?;
+    let name = words.next()?;
+    let module = words.next()?.strip_prefix('[')?.strip_suffix(']')?;
+    let is_one = module != "bpf" && !module.starts_with("__builtin__");
+    is_one.then_some((address, name, module))
+}
+
 /// `ffffffff81000000 T _text`, of the kernel itself: a module's lines end in `[module]`.
 fn symbol(line: &str) -> Option<(u64, &str)> {
     let mut words = line.split_ascii_whitespace();
@@ -57,7 +99,7 @@ fn symbol(line: &str) -> Option<(u64, &str)> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{addresses, functions, symbol};
+    use super::{addresses, foreign, functions, symbol};
     use crate::host::Host;
 
     #[test]
@@ -78,6 +120,7 @@ mod tests {
         #[test]
         fn any_line_is_read_without_a_panic(line in "\\PC*") {
             let _ = symbol(&line);
+            let _ = foreign(&line);
         }
     }
 }

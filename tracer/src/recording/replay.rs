@@ -11,8 +11,8 @@ use crate::{
     analyse,
     cli::{ExportArgs, Format, ReportArgs},
     export::{self, Exhibit, files::Files},
+    judge::files::Judge,
     progress::{Progress, say},
-    report::{Report, fail_on::Condition},
     trace::{
         Failure, Outcome,
         outputs::{Outputs, Printing, check_paths},
@@ -41,8 +41,10 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     let exports = args.exports.wanted();
     let mut written = vec![("output", args.output.as_path())];
     written.extend(exports.iter().map(|(format, path)| (format.option(), path.as_path())));
+    written.extend(args.judging.written());
     check_paths(&written)?;
     check_source(&args.file, &written)?;
+    let judge = Judge::open(&args.judging)?;
     let progress = Progress::new();
     let (mut recording, mut frame) = open(&args.file, &progress)?;
     let top = args.top.map(|top| top as usize);
@@ -56,6 +58,7 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
         exports: &exports,
         format: args.format,
         top: options.top.unwrap_or(10),
+        github: args.judging.github,
     })?;
     progress.clear();
     if all {
@@ -66,11 +69,13 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
         }
     }
     frame.evidence.notes.extend(recording.notes(&frame));
-    let report = analyse::analyse(&frame.evidence, &options);
+    let mut report = analyse::analyse(&frame.evidence, &options);
     let profile = analyse::profile(&frame.evidence, &options);
+    judge.judge(&mut report, &profile);
     outputs.print(&report)?;
+    let held = judge.finish(&report)?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    Ok(judge(&args.fail_on, &report))
+    Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
 }
 
 /// Runs `kleak export`.
@@ -116,13 +121,6 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
         .write(&Exhibit { report: &report, profile: &profile })
         .map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(Outcome::Done)
-}
-
-/// Whether a condition holds, each that does said.
-fn judge(conditions: &[Condition], report: &Report) -> Outcome {
-    let held: Vec<String> = conditions.iter().filter_map(|c| c.evaluate(report)).collect();
-    held.iter().for_each(|reason| say(&format!("fail-on: {reason}")));
-    if held.is_empty() { Outcome::Done } else { Outcome::ConditionHeld }
 }
 
 /// Names of the formats, as the options are called.

@@ -52,7 +52,7 @@ fn write(document: &str, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{sample, schema};
+    use super::super::{judgement, sample, schema};
     use super::*;
 
     const SCHEMA: &str = include_str!("../../../schema/kleak.report-1.schema.json");
@@ -67,12 +67,72 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    /// Judged, with all that a judgement has.
+    fn judged() -> Report {
+        let guilty = judgement::Guilty {
+            owner: sample::kubelet(),
+            cache: "kmalloc-512".into(),
+            outstanding_objects: 14_231,
+            outstanding_bytes: 7_286_272,
+            growth_bytes_per_s: None,
+            estimated: false,
+            kernel: sample::msg_stack(1).kernel,
+            user: super::super::Frames::default(),
+        };
+        let amounts = vec![judgement::Amount {
+            memory: "slab memory".into(),
+            outstanding_objects: 1,
+            outstanding_bytes: 512,
+            estimated: true,
+        }];
+        let mut report = sample::incident();
+        report.judgement = Some(judgement::Judgement {
+            conditions: vec![judgement::Outcome {
+                expression: "objects>100".into(),
+                held: true,
+                message: Some("objects>100: many".into()),
+                guilty: Some(guilty.clone()),
+            }],
+            judged: vec![guilty],
+            suppressed: vec![judgement::Suppressed {
+                file: "kleak.toml".into(),
+                line: 1,
+                reason: "known".into(),
+                amounts: amounts.clone(),
+                max_reached: true,
+            }],
+            unused_suppressions: vec![judgement::Unused {
+                file: "kleak.toml".into(),
+                line: 7,
+                reason: "known".into(),
+                why: "nothing matches it".into(),
+            }],
+            baseline: Some(judgement::BaselineUse {
+                file: "run.kleak".into(),
+                kernel: "6.12.0".into(),
+                window_s: 30.0,
+                per: "run".into(),
+                amounts,
+            }),
+            notes: vec!["A note.".into()],
+            reproduce: "kleak trace".into(),
+        });
+        report
+    }
+
     /// What a correct analysis can produce: its numbers are numbers.
     fn sane() -> Vec<Report> {
         let mut hostile = sample::hostile();
         hostile.owners[0].share = 1.0;
         hostile.owners[0].growth_bytes_per_s = Some(-1.5);
-        vec![sample::nothing(), sample::incident(), sample::lossy(), sample::sampled(), hostile]
+        vec![
+            sample::nothing(),
+            sample::incident(),
+            sample::lossy(),
+            sample::sampled(),
+            judged(),
+            hostile,
+        ]
     }
 
     #[test]

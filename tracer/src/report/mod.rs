@@ -1,11 +1,11 @@
-//! The report: what the analysis found, as data. `text` and `json` print it, `fail_on` judges it.
+//! The report: what the analysis found, as data. `text` and `json` print it, [`crate::judge`] judges it.
 //!
 //! The types are the JSON of schema `kleak.report/1` (`schema/kleak.report-1.schema.json`): names
 //! carry units, counts are integers, and unknown is `null`, never 0.
 
-pub mod fail_on;
 pub mod human;
 pub mod json;
+pub mod judgement;
 pub mod ledger;
 pub mod names;
 pub mod profile;
@@ -57,6 +57,9 @@ pub struct Report {
     pub command: Option<Command>,
     /// Things that weaken or explain the answer, one sentence each.
     pub notes: Vec<String>,
+    /// What `--fail-on` came to; `null` without, and before the end of the window.
+    #[serde(default)]
+    pub judgement: Option<judgement::Judgement>,
 }
 
 /// The machine.

@@ -1,9 +1,11 @@
 //! What to call an owner and where it lives, safe to print.
 
+use std::sync::Arc;
+
 use kleak_common::role;
 
+use super::Owner;
 use super::sanitize::terminal;
-use super::{Owner, Report, StackRow};
 use crate::resolve::roles;
 
 /// The owner in a word: `kubelet[1165]`, `[softirq]`, a pod, a cgroup, whatever its row stands for.
@@ -96,18 +98,13 @@ pub fn list(names: &[String]) -> String {
 }
 
 /// The functions that say what a stack is about: past the allocator, nearest first.
-pub fn path(stack: &StackRow, frames: usize) -> Vec<String> {
-    let past = stack.kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);
-    stack.kernel.iter().skip(past).take(frames).map(|frame| terminal(frame).into_owned()).collect()
-}
-
-/// The stack that holds most of what `owner` holds, of its own where it has any.
-pub(super) fn main_stack<'a>(report: &'a Report, ids: &[u32]) -> Option<&'a StackRow> {
-    ids.iter().find_map(|id| report.stacks.iter().find(|stack| stack.id == *id))
+pub fn path(kernel: &[Arc<str>], frames: usize) -> Vec<String> {
+    let past = kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);
+    kernel.iter().skip(past).take(frames).map(|frame| terminal(frame).into_owned()).collect()
 }
 
 /// Whether a frame is an allocator itself, which is on every stack and tells nothing.
-pub fn is_allocator(frame: &str) -> bool {
+pub(crate) fn is_allocator(frame: &str) -> bool {
     if roles::role(frame) != role::OTHER {
         return true;
     }
@@ -172,12 +169,12 @@ mod tests {
     #[test]
     fn paths_begin_past_the_allocator() {
         let mut stack = sample::msg_stack(3);
-        assert_eq!(path(&stack, 2), ["load_msg", "do_msgsnd"]);
+        assert_eq!(path(&stack.kernel, 2), ["load_msg", "do_msgsnd"]);
         stack.kernel = crate::report::frames(["__kmalloc_noprof"]);
-        assert_eq!(path(&stack, 2), ["__kmalloc_noprof"]);
+        assert_eq!(path(&stack.kernel, 2), ["__kmalloc_noprof"]);
         stack.kernel = crate::report::frames(["a\nb"]);
-        assert_eq!(path(&stack, 2), [r"a\nb"]);
+        assert_eq!(path(&stack.kernel, 2), [r"a\nb"]);
         stack.kernel = crate::report::Frames::default();
-        assert!(path(&stack, 2).is_empty());
+        assert!(path(&stack.kernel, 2).is_empty());
     }
 }

@@ -158,6 +158,7 @@ pub(crate) fn nothing() -> Report {
         sampling: None,
         command: None,
         notes: Vec::new(),
+        judgement: None,
     }
 }
 

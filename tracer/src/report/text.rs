@@ -59,6 +59,12 @@ pub fn render(report: &Report, style: &Style, w: &mut (impl io::Write + ?Sized))
     w.write_all(page.text().as_bytes())
 }
 
+/// What was lost, each with what it does to the answer.
+#[must_use]
+pub fn losses(report: &Report) -> Vec<String> {
+    trust::losses(&report.loss)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,6 +4,7 @@ pub mod cgroup_path;
 pub mod cgroups;
 pub mod containers;
 pub mod machine;
+mod modules;
 pub mod owners;
 pub mod roles;
 pub mod symbols;

@@ -12,7 +12,7 @@ use blazesym::{
 use hashbrown::HashMap;
 use kleak_common::{ProcessKey, context};
 
-use super::roles;
+use super::{modules::Modules, roles};
 use crate::{
     host::{Host, system},
     report::Frames,
@@ -32,6 +32,9 @@ pub struct KernelSymbols {
     symbolizer: Symbolizer,
     kallsyms: PathBuf,
     names: HashMap<u64, Option<Arc<str>>>,
+    modules: Modules,
+    /// Names of frames, of which those of modules say so.
+    frames: HashMap<u64, Arc<str>>,
 }
 
 impl Default for KernelSymbols {
@@ -44,8 +47,9 @@ impl KernelSymbols {
     /// Functions of the running kernel.
     #[must_use]
     pub fn of(host: &Host) -> Self {
-        let (symbolizer, names) = (Symbolizer::new(), HashMap::new());
-        Self { symbolizer, kallsyms: host.proc("kallsyms"), names }
+        let (symbolizer, names, frames) = (Symbolizer::new(), HashMap::new(), HashMap::new());
+        let kallsyms = host.proc("kallsyms");
+        Self { symbolizer, kallsyms, names, modules: Modules::of(host), frames }
     }
 
     /// The function that a return address lies in; the address itself where it has no name (no
@@ -73,6 +77,23 @@ impl KernelSymbols {
         name
     }
 
+    /// [`Self::name`], with the module where it is a module's: `nf_conntrack_alloc [nf_conntrack]`, as perf
+    /// writes it.
+    fn frame(&mut self, address: u64) -> Arc<str> {
+        if let Some(known) = self.frames.get(&address) {
+            return Arc::clone(known);
+        }
+        let frame = match self.lookup(address) {
+            None => number(address),
+            Some(name) => match self.modules.find(address.saturating_sub(1), &name) {
+                Some(module) => format!("{name} [{module}]").into(),
+                None => name,
+            },
+        };
+        self.frames.insert(address, Arc::clone(&frame));
+        frame
+    }
+
     /// Names of a kernel stack's functions, leaf first, from the allocator on: the frames of the
     /// tracing itself are left out.
     ///
@@ -97,7 +118,7 @@ impl KernelSymbols {
                 .unwrap_or(0),
         };
         let kept = addresses.get(from..).unwrap_or_default();
-        let names: Vec<Arc<str>> = kept.iter().map(|&address| self.name(address)).collect();
+        let names: Vec<Arc<str>> = kept.iter().map(|&address| self.frame(address)).collect();
         // A stack cut at one frame before the caller may still begin with the tracing.
         let skip = names.iter().take_while(|name| is_tracing(name)).count();
         let own = names.into_iter().skip(skip);
@@ -211,6 +232,7 @@ pub(crate) fn number(address: u64) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::{Frames, KernelSymbols, Leaf, is_tracing};
+    use crate::host::Host;
     use kleak_common::{context, role};
 
     fn names(frames: &Frames) -> Vec<&str> {
@@ -262,6 +284,28 @@ mod tests {
             names(&symbols.frames(&[1, 2, 5], Leaf::Role(role::PAGES), 0)),
             ["anon_pipe_write"]
         );
+    }
+
+    #[test]
+    fn functions_of_modules_say_so() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tree.path().join("proc")).unwrap();
+        let text = "ffffffffc0a20000 T nf_conntrack_alloc\t[nf_conntrack]\n";
+        std::fs::write(tree.path().join("proc/kallsyms"), text).unwrap();
+        let mut symbols = KernelSymbols::of(&Host::new(tree.path()));
+        let at = 0xffff_ffff_c0a2_0010;
+        symbols.names.extend([
+            (1, Some("__kmalloc_noprof".into())),
+            (at, Some("nf_conntrack_alloc".into())),
+            (3, None),
+        ]);
+        let frames = symbols.frames(&[1, at, 3], Leaf::Caller(at), 0);
+        assert_eq!(
+            names(&frames),
+            ["__kmalloc_noprof", "nf_conntrack_alloc [nf_conntrack]", "0x3"]
+        );
+        // What a call site is called says less.
+        assert_eq!(&*symbols.name(at), "nf_conntrack_alloc");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{Failure, plan::Plan};
 use crate::{
     cli::Format,
     export::{self, Exhibit, files::Files, output::Output},
+    judge,
     report::{Report, json, text},
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Printing<'a> {
     pub(crate) format: Format,
     /// Rows of the text report.
     pub(crate) top: usize,
+    /// GitHub's runner reads what is printed.
+    pub(crate) github: bool,
 }
 
 /// Refuses two outputs in one file, each with the option that names it.
@@ -49,6 +52,9 @@ pub(crate) struct Outputs {
     /// The reader of the report has gone: nothing more is written to it.
     closed: bool,
     printed: bool,
+    /// What GitHub's runner is told to wait for before it obeys again: whoever names a process must not
+    /// give it orders.
+    fence: Option<String>,
 }
 
 impl Outputs {
@@ -63,6 +69,7 @@ impl Outputs {
             exports: &plan.exports,
             format: plan.format,
             top: plan.top,
+            github: plan.judging.github,
         })
     }
 
@@ -70,11 +77,13 @@ impl Outputs {
     ///
     /// Errors: a path cannot be written.
     pub(crate) fn to(printing: &Printing<'_>) -> Result<Self, Failure> {
-        let &Printing { output, streams, exports, format, top } = printing;
+        let &Printing { output, streams, exports, format, top, github } = printing;
         let report = if streams { Output::stream(output)? } else { Output::create(output)? };
         let exports = Files::open(exports)?;
         let style = text::Style::of(output, top);
-        Ok(Self { report, exports, format, style, closed: false, printed: false })
+        let read_by_github = github && format == Format::Text && output.as_os_str() == "-";
+        let fence = read_by_github.then(judge::files::fence);
+        Ok(Self { report, exports, format, style, closed: false, printed: false, fence })
     }
 
     /// Writes one report.
@@ -87,7 +96,7 @@ impl Outputs {
         let result = match self.format {
             Format::Text => {
                 let rule = if self.printed { writeln!(self.report) } else { Ok(()) };
-                rule.and_then(|()| text::render(report, &self.style, &mut self.report))
+                rule.and_then(|()| self.text(report))
             }
             Format::Json => json::write_pretty(report, &mut self.report),
             Format::Ndjson => json::write_line(report, &mut self.report),
@@ -101,6 +110,17 @@ impl Outputs {
             }
             Err(error) => Err(Failure::Failed(format!("writing the report: {error}"))),
             Ok(()) => Ok(()),
+        }
+    }
+
+    fn text(&mut self, report: &Report) -> io::Result<()> {
+        if let Some(fence) = &self.fence {
+            writeln!(self.report, "::stop-commands::{fence}")?;
+        }
+        text::render(report, &self.style, &mut self.report)?;
+        match &self.fence {
+            Some(fence) => writeln!(self.report, "::{fence}::"),
+            None => Ok(()),
         }
     }
 

@@ -13,7 +13,7 @@ use kleak_common::{CallPath, LARGEST_CACHED, flavour};
 use super::{Failure, outputs::check_paths};
 use crate::{
     analyse,
-    cli::{Format, Kind, Stacks, TraceArgs},
+    cli::{self, Format, Kind, Stacks, TraceArgs},
     export,
     host::{
         Host,
@@ -24,7 +24,7 @@ use crate::{
         system,
     },
     probe::{self, CgroupSource},
-    report::{Filter, fail_on::Condition, names},
+    report::{Filter, names},
     resolve::roles,
 };
 
@@ -60,9 +60,10 @@ pub(super) struct Plan {
     pub(super) output: PathBuf,
     /// Files in other formats.
     pub(super) exports: Vec<(export::Format, PathBuf)>,
+    /// What makes it fail.
+    pub(super) judging: cli::Judging,
     /// The recording.
     pub(super) save: Option<PathBuf>,
-    pub(super) conditions: Vec<Condition>,
     pub(super) command: Vec<OsString>,
     /// Things to say before attaching.
     pub(super) remarks: Vec<String>,
@@ -116,6 +117,7 @@ impl Plan {
         // That a recording is no report has a message of its own.
         let save = args.save.as_deref().filter(|path| path.as_os_str() != "-");
         written.extend(save.map(|path| ("save", path)));
+        written.extend(args.judging.written());
         check_paths(&written)?;
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
@@ -162,7 +164,7 @@ impl Plan {
             user_stacks: args.user_stacks,
             max_objects,
             // Where a build may fail by it, every event counts; on a sick node time does.
-            exact: !(args.command.is_empty() && args.fail_on.is_empty()),
+            exact: !(args.command.is_empty() && args.judging.fail_on.is_empty()),
             max_stacks: max_stacks(&meminfo),
             follow_family: !args.command.is_empty(),
             cgroups: CgroupSource::of(&layout),
@@ -199,7 +201,7 @@ impl Plan {
             output: args.output.clone(),
             exports,
             save: args.save.clone(),
-            conditions: args.fail_on.clone(),
+            judging: args.judging.clone(),
             command: args.command.clone(),
             remarks,
         })

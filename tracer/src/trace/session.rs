@@ -21,6 +21,7 @@ use crate::{
     cli::Stacks,
     export::Exhibit,
     host::{own, process},
+    judge::files::Judge,
     probe::{Measuring, Probe},
     progress::{Progress, say},
     recording::Kind,
@@ -52,6 +53,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     for remark in &plan.remarks {
         say(remark);
     }
+    let judge = Judge::open(&plan.judging)?;
     let mut outputs = Outputs::open(&plan)?;
     let rest = history::rest(plan.budget, own::online_cpus());
     let saver = Saver::open(&plan, rest)?;
@@ -98,11 +100,18 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     if let End::Signal(number) = end {
         return saved.map(|()| Outcome::Signal(number));
     }
-    let report = analyse::analyse(&evidence, &plan.options);
+    let mut report = analyse::analyse(&evidence, &plan.options);
     let profile = analyse::profile(&evidence, &plan.options);
+    judge.judge(&mut report, &profile);
     outputs.print(&report)?;
+    // First what a build fails by: another file may fail to be written.
+    let held = judge.finish(&report)?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    let outcome = judge(&plan, &report, child.as_ref());
+    let outcome = match (held, child) {
+        (true, _) => Outcome::ConditionHeld,
+        (false, Some(child)) => Outcome::Command(child.exit_code()),
+        (false, None) => Outcome::Done,
+    };
     match saved {
         // What the build fails by comes first.
         Err(error) if outcome == Outcome::ConditionHeld => say(&error.to_string()),
@@ -114,19 +123,6 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
 async fn end_child(child: Option<&mut Running>) {
     if let Some(child) = child {
         child.end().await;
-    }
-}
-
-fn judge(plan: &Plan, report: &Report, child: Option<&Running>) -> Outcome {
-    let held: Vec<String> =
-        plan.conditions.iter().filter_map(|condition| condition.evaluate(report)).collect();
-    for reason in &held {
-        say(&format!("fail-on: {reason}"));
-    }
-    match (held.is_empty(), child) {
-        (false, _) => Outcome::ConditionHeld,
-        (true, Some(child)) => Outcome::Command(child.exit_code()),
-        (true, None) => Outcome::Done,
     }
 }
 

@@ -156,7 +156,7 @@ fn check_percpu(explained: Option<f64>) -> (Paint, String) {
 
 /// What was lost, each with what it does to the answer. Frees of older objects are none: nothing
 /// that is reported depends on them.
-fn losses(loss: &Loss) -> Vec<String> {
+pub(super) fn losses(loss: &Loss) -> Vec<String> {
     let one = |n: u64, noun: &str, effect: &str| {
         (n > 0).then(|| format!("{} {effect}", human::counted(n, noun)))
     };
