@@ -10,12 +10,16 @@ use std::sync::Arc;
 
 use super::common::Common;
 use super::path::Path;
-use super::program::{self, Program};
 use super::report::{Change, Diff, Difference, Residue, Row, Run, SCHEMA, Stack, Total};
 use super::sentence;
 use crate::analyse::By;
 use crate::export::{Exhibit, caption};
-use crate::report::{ledger::Ledger, names, profile::Sample};
+use crate::report::{
+    ledger::Ledger,
+    names,
+    profile::Sample,
+    program::{self, Program},
+};
 
 /// Why two recordings cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +58,7 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
     }
     let common = Common::of(before, after)?;
     let sides = [Side::of(before), Side::of(after)];
-    let mut stacks: BTreeMap<(Program, Arc<str>, Path), Pair> = BTreeMap::new();
+    let mut stacks: BTreeMap<Place, Pair> = BTreeMap::new();
     let mut owners: BTreeMap<(Key, Arc<str>), Pair> = BTreeMap::new();
     let mut programs: BTreeMap<(Key, Arc<str>), Pair> = BTreeMap::new();
     let mut totals: BTreeMap<Ledger, [Sum; 2]> = BTreeMap::new();
@@ -145,7 +149,6 @@ impl Key {
         let cgroup = || owner.cgroup.as_deref().map(program::cgroup);
         match by {
             By::Process => Self::Program(program.clone()),
-            By::Cgroup => named(cgroup()),
             By::Pod if owner.pod.is_some() || owner.pod_uid.is_some() => {
                 let pod = program::pod(owner);
                 Self::Name(match &owner.namespace {
@@ -153,7 +156,7 @@ impl Key {
                     None => pod,
                 })
             }
-            By::Pod => named(cgroup()),
+            By::Cgroup | By::Pod => named(cgroup()),
             By::Cache => Self::Name(sample.cache.to_string()),
             By::Site => Self::Name(path.site().to_owned()),
             By::Stack => Self::Path(path.clone()),
@@ -206,11 +209,14 @@ impl Sum {
     }
 }
 
+/// Whose, in which cache, by which path.
+pub(super) type Place = (Program, Arc<str>, Path);
+
 /// What both recordings have of something.
 #[derive(Clone, Debug, Default)]
 struct Pair {
     sums: [Sum; 2],
-    paths: Vec<(Program, Arc<str>, Path)>,
+    paths: Vec<Place>,
 }
 
 impl Pair {
@@ -263,10 +269,7 @@ fn order(difference: &Difference) -> (u8, Reverse<u64>) {
     (group, Reverse(difference.change_bytes_per_s.abs().to_bits()))
 }
 
-fn stack_rows(
-    stacks: BTreeMap<(Program, Arc<str>, Path), Pair>,
-    windows: [f64; 2],
-) -> Vec<(Stack, (Program, Arc<str>, Path))> {
+fn stack_rows(stacks: BTreeMap<Place, Pair>, windows: [f64; 2]) -> Vec<(Stack, Place)> {
     let mut rows: Vec<_> = stacks
         .into_iter()
         .map(|(place, pair)| {
@@ -293,7 +296,7 @@ fn stack_rows(
 fn owner_rows(
     owners: BTreeMap<(Key, Arc<str>), Pair>,
     windows: [f64; 2],
-    stacks: &[(Stack, (Program, Arc<str>, Path))],
+    stacks: &[(Stack, Place)],
 ) -> Vec<Row> {
     let ids: BTreeMap<_, u32> = stacks.iter().map(|(stack, place)| (place, stack.id)).collect();
     let mut rows: Vec<Row> = owners

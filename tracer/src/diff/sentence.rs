@@ -1,7 +1,6 @@
 //! The verdict of a comparison.
 
-use super::path::Path;
-use super::program::Program;
+use super::compare::Place;
 use super::report::{Change, Row, Stack, Verdict};
 use crate::export::Exhibit;
 use crate::report::{
@@ -18,7 +17,7 @@ const FUNCTIONS: usize = 3;
 /// What rows by program say.
 pub(super) fn verdict(
     rows: &[Row],
-    stacks: &[(Stack, (Program, Arc<str>, Path))],
+    stacks: &[(Stack, Place)],
     sides: [&Exhibit<'_>; 2],
 ) -> Verdict {
     let claimed = |row: &&Row| row.difference.change.is_worse() && !row.difference.unfollowed;
