@@ -54,7 +54,7 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
     }
     let common = Common::of(before, after)?;
     let sides = [Side::of(before), Side::of(after)];
-    let mut stacks: BTreeMap<(Program, Arc<str>, Path), Pair> = BTreeMap::new();
+    let mut stacks: BTreeMap<Place, Pair> = BTreeMap::new();
     let mut owners: BTreeMap<(Key, Arc<str>), Pair> = BTreeMap::new();
     let mut programs: BTreeMap<(Key, Arc<str>), Pair> = BTreeMap::new();
     let mut totals: BTreeMap<Ledger, [Sum; 2]> = BTreeMap::new();
@@ -103,6 +103,9 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
     })
 }
 
+/// A program's path into a slab cache.
+pub(super) type Place = (Program, Arc<str>, Path);
+
 /// One of the recordings.
 #[derive(Debug)]
 struct Side<'a> {
@@ -145,7 +148,6 @@ impl Key {
         let cgroup = || owner.cgroup.as_deref().map(program::cgroup);
         match by {
             By::Process => Self::Program(program.clone()),
-            By::Cgroup => named(cgroup()),
             By::Pod if owner.pod.is_some() || owner.pod_uid.is_some() => {
                 let pod = program::pod(owner);
                 Self::Name(match &owner.namespace {
@@ -153,7 +155,8 @@ impl Key {
                     None => pod,
                 })
             }
-            By::Pod => named(cgroup()),
+            // What runs outside pods is shown by cgroup.
+            By::Cgroup | By::Pod => named(cgroup()),
             By::Cache => Self::Name(sample.cache.to_string()),
             By::Site => Self::Name(path.site().to_owned()),
             By::Stack => Self::Path(path.clone()),
@@ -210,7 +213,7 @@ impl Sum {
 #[derive(Clone, Debug, Default)]
 struct Pair {
     sums: [Sum; 2],
-    paths: Vec<(Program, Arc<str>, Path)>,
+    paths: Vec<Place>,
 }
 
 impl Pair {
@@ -263,10 +266,7 @@ fn order(difference: &Difference) -> (u8, Reverse<u64>) {
     (group, Reverse(difference.change_bytes_per_s.abs().to_bits()))
 }
 
-fn stack_rows(
-    stacks: BTreeMap<(Program, Arc<str>, Path), Pair>,
-    windows: [f64; 2],
-) -> Vec<(Stack, (Program, Arc<str>, Path))> {
+fn stack_rows(stacks: BTreeMap<Place, Pair>, windows: [f64; 2]) -> Vec<(Stack, Place)> {
     let mut rows: Vec<_> = stacks
         .into_iter()
         .map(|(place, pair)| {
@@ -293,7 +293,7 @@ fn stack_rows(
 fn owner_rows(
     owners: BTreeMap<(Key, Arc<str>), Pair>,
     windows: [f64; 2],
-    stacks: &[(Stack, (Program, Arc<str>, Path))],
+    stacks: &[(Stack, Place)],
 ) -> Vec<Row> {
     let ids: BTreeMap<_, u32> = stacks.iter().map(|(stack, place)| (place, stack.id)).collect();
     let mut rows: Vec<Row> = owners

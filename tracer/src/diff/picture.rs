@@ -22,7 +22,7 @@ pub fn folded(diff: &Diff, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> 
     }
     let mut text = String::new();
     for (stack, [before, after]) in lines {
-        text += &format!("{stack} {before} {after}\n");
+        text.extend([&*stack, " ", &before.to_string(), " ", &after.to_string(), "\n"]);
     }
     w.write_all(text.as_bytes())
 }

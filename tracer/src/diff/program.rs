@@ -55,7 +55,7 @@ impl Program {
     #[must_use]
     pub fn owner(&self) -> Owner {
         let Self { kind, comm, unit, pod, namespace, container, cgroup } = self.clone();
-        Owner { kind, comm, unit, pod, namespace, container, cgroup, ..Owner::default() }
+        Owner { kind, comm, cgroup, unit, pod, namespace, container, ..Owner::default() }
     }
 }
 
