@@ -74,7 +74,7 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
 }

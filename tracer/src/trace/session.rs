@@ -106,7 +106,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
     // First what a build fails by: another file may fail to be written.
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     let outcome = match (held, child) {
         (true, _) => Outcome::ConditionHeld,

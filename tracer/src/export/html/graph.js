@@ -1,6 +1,6 @@
 // The flame graph, or icicle: one canvas, of which only frames that can be seen are drawn.
 
-const ROW = 20;
+const ROW = 18;
 // Pixels below which a frame is not drawn.
 const NARROW = 0.3;
 // Rows drawn before anything is zoomed to, and the most that a canvas can be high.
@@ -113,7 +113,7 @@ class Graph {
         pen.fillStyle = matches ? hit : node === 0 ? colours[0] : colours[frameKind(frame)];
         pen.fillRect(x, y, Math.max(w - (w > 3 ? 1 : 0), NARROW), ROW - 1);
         drawn += 1;
-        if (w < 4 * letter) continue;
+        if (w < 6 * letter) continue;
         pen.fillStyle = matches ? hitInk : ink;
         pen.globalAlpha = this.matches !== null && !matches ? 0.6 : 1;
         pen.fillText(this.#fit(this.tree.name(node), Math.floor((w - 9) / letter)), x + 4, y + ROW / 2);
