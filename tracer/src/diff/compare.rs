@@ -107,6 +107,9 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
     })
 }
 
+/// A program's path into a slab cache.
+pub(super) type Place = (Program, Arc<str>, Path);
+
 /// One of the recordings.
 #[derive(Debug)]
 struct Side<'a> {
@@ -156,6 +159,7 @@ impl Key {
                     None => pod,
                 })
             }
+            // What runs outside pods is shown by cgroup.
             By::Cgroup | By::Pod => named(cgroup()),
             By::Cache => Self::Name(sample.cache.to_string()),
             By::Site => Self::Name(path.site().to_owned()),

@@ -96,7 +96,9 @@ fn read(path: &Path, args: &DiffArgs, doing: &str, progress: &Progress) -> Resul
     let mut recording = Recording::open(path)?;
     let mut frame = recording.last()?;
     let (options, said) = args.look.look().apply(&mut frame)?;
-    said.iter().for_each(|line| say(line));
+    for line in &said {
+        say(line);
+    }
     frame.evidence.notes.extend(recording.notes(&frame));
     let report = analyse::analyse(&frame.evidence, &options);
     let profile = analyse::profile(&frame.evidence, &options);

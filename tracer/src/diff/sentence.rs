@@ -42,30 +42,32 @@ pub(super) fn verdict(
         let (stack, _) = stacks.iter().find(|(stack, _)| stack.id == *id)?;
         stack.difference.change.is_worse().then(|| path(&stack.kernel))
     });
-    let mut summary = format!("{} ", who(row));
     let cache = terminal(&row.cache);
     let more = per_minute(difference.change_bytes_per_s);
-    summary += &match difference.change {
-        Change::Appeared => format!("now leaves {more} behind in {cache}, where it left nothing"),
-        _ => format!("leaves {more} more behind in {cache}"),
-    };
+    let mut parts = vec![match difference.change {
+        Change::Appeared => {
+            format!("{} now leaves {more} behind in {cache}, where it left nothing", who(row))
+        }
+        _ => format!("{} leaves {more} more behind in {cache}", who(row)),
+    }];
     if let Some(through) = through.filter(|path| !path.is_empty()) {
-        summary += &format!(", through {through}");
+        parts.push(format!(", through {through}"));
     }
     if difference.change != Change::Appeared {
-        summary += &format!(
+        parts.push(format!(
             ": {}, before {}",
             per_minute(difference.after.bytes_per_s),
             per_minute(difference.before.bytes_per_s)
-        );
+        ));
     }
     if share < 0.995 {
-        summary += &format!("; {} of all that grew", human::percent(share));
+        parts.push(format!("; {} of all that grew", human::percent(share)));
     }
     if let Some(remark) = ledger::remark(&row.cache) {
-        summary += &format!("; {remark}");
+        parts.push(format!("; {remark}"));
     }
-    summary.push('.');
+    parts.push(".".into());
+    let mut summary = parts.concat();
     let unsure = sides.iter().any(|side| side.report.verdict.confidence == Confidence::Low);
     if unsure {
         summary = format!("Perhaps, as one of the recordings can hardly be trusted: {summary}");

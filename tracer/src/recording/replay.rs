@@ -50,7 +50,9 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     let top = args.top.map(|top| top as usize);
     let look = Look { by: args.by, top, ..args.look.look() };
     let (options, said) = look.apply(&mut frame)?;
-    said.iter().for_each(|line| progress.say(line));
+    for line in &said {
+        progress.say(line);
+    }
     let all = args.all || args.format == Format::Ndjson;
     let mut outputs = Outputs::to(&Printing {
         output: &args.output,
@@ -115,7 +117,9 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     frame.evidence.notes.extend(notes.iter().cloned());
     progress.clear();
     // Not every format has room for them.
-    said.iter().chain(&notes).for_each(|line| say(line));
+    for line in said.iter().chain(&notes) {
+        say(line);
+    }
     let report = analyse::analyse(&frame.evidence, &options);
     let mut profile = analyse::profile(&frame.evidence, &options);
     profile.taken_unix_ns = frame.taken_unix_ns();
