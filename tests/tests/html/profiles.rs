@@ -114,6 +114,7 @@ pub(crate) fn incident() -> Profile {
             ),
         ],
         step_s: (1..=STEPS).map(|step| step as f64).collect(),
+        taken_unix_ns: None,
     }
 }
 

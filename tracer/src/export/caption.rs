@@ -92,7 +92,7 @@ pub(crate) fn followed(report: &Report) -> String {
 }
 
 /// What is estimated, what was lost and what cannot be followed.
-fn doubts(what: &Exhibit<'_>) -> Vec<String> {
+pub(crate) fn doubts(what: &Exhibit<'_>) -> Vec<String> {
     let Exhibit { report, profile } = what;
     let mut doubts = Vec::new();
     if let Some(sampling) = &report.sampling {

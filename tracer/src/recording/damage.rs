@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Kind, frame::Unreadable, reader::Place};
-use crate::report::human;
+use crate::report::{human, sanitize};
 
 /// Something in the file that is not as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,9 @@ pub enum Damage {
 impl Damage {
     /// A frame that turned out to be unreadable.
     pub(super) fn of_content(frame: u64, bytes: u64, why: &Unreadable, was: (Kind, f64)) -> Self {
-        Self::Content { frame, bytes, why: why.to_string(), was }
+        // An error of the JSON reader quotes what it met.
+        let why = sanitize::terminal(&why.to_string()).into_owned();
+        Self::Content { frame, bytes, why, was }
     }
 
     /// A frame whose beginning says that it is of no recording, or of another version.
@@ -95,7 +97,7 @@ fn write_kind(f: &mut fmt::Formatter<'_>, was: Option<(Kind, f64)>) -> fmt::Resu
     let what = match kind {
         Kind::Checkpoint => "a checkpoint",
         Kind::Interval => "a report",
-        Kind::Final => "the last report",
+        Kind::Final => "the final report",
     };
     write!(f, " ({what}, at {} of the window)", human::seconds(covers_s))
 }

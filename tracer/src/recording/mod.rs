@@ -18,9 +18,9 @@
 //! `final` report's. The last whole frame is the recording's answer, so a run that is killed or fills the disk
 //! leaves the last of its checkpoints ([`Pace`]).
 //!
-//! What only leads to names is not in the file: addresses of functions, slab caches and stacks (which would
-//! tell where the kernel lies), keys (which are seeded anew by every run), bytes of processes' command lines.
-//! A function that has no name keeps the number that a report prints.
+//! What only leads to names is not in the file: addresses of functions and slab caches, which would tell where
+//! the kernel lies, and keys, which are seeded anew by every run. A function that has no name keeps the number
+//! that a report prints.
 //!
 //! Fields that a reader does not know are passed over and fields that are missing have defaults, so that
 //! versions may add to `kleak.recording/1`. What an older reader would misunderstand is another number.
@@ -46,6 +46,7 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::replay::check_source;
 pub use self::{
     damage::Damage,
     look::{Look, LookError},

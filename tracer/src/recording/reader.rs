@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     analyse::Evidence,
-    report::{human, sanitize},
+    report::{human, profile::unix_ns, sanitize},
 };
 
 /// Why a recording cannot be read.
@@ -100,6 +100,13 @@ pub struct Frame {
     pub settings: Settings,
 }
 
+impl Frame {
+    /// When it was taken, nanoseconds since the epoch; `None` when nobody knows.
+    pub fn taken_unix_ns(&self) -> Option<u64> {
+        unix_ns(humantime::parse_rfc3339(&self.taken).ok()?)
+    }
+}
+
 impl Recording {
     /// Opens the file, or standard input for `-`, which is copied to a file without a name first.
     ///
@@ -107,22 +114,27 @@ impl Recording {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
         if path.as_os_str() == "-" {
-            return Self::read(spool(io::stdin().lock()).map_err(io)?, Path::new("standard input"));
+            let spooled = spool(io::stdin().lock()).map_err(io)?;
+            return Self::read_boxed(spooled, Path::new("standard input"));
         }
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if metadata.is_dir() {
             return Err(io(io::ErrorKind::IsADirectory.into()));
         }
-        let file = if metadata.is_file() { file } else { spool(file).map_err(io)? };
-        Self::read(file, path)
+        let source = if metadata.is_file() { Box::new(file) } else { spool(file).map_err(io)? };
+        Self::read_boxed(source, path)
     }
 
     /// Reads what is called `path` in messages.
     ///
     /// Errors: it cannot be read, or is no recording.
     pub fn read(source: impl Read + Seek + 'static, path: &Path) -> Result<Self, ReadError> {
-        let mut source = BufReader::new(Box::new(source) as Box<dyn Source>);
+        Self::read_boxed(Box::new(source), path)
+    }
+
+    fn read_boxed(source: Box<dyn Source>, path: &Path) -> Result<Self, ReadError> {
+        let mut source = BufReader::new(source);
         let io = |source| ReadError::Io { path: path.to_owned(), source };
         let found = scan::frames(&mut source).map_err(io)?;
         let newer = |version| ReadError::Newer { path: path.to_owned(), version };
@@ -218,8 +230,8 @@ impl Recording {
                 known.filter(|covers_s| *covers_s > covers_ns as f64 / 1e9).fold(0.0, f64::max);
             let of = if of > 0.0 { format!(" of {}", human::seconds(of)) } else { String::new() };
             notes.push(format!(
-                "The recording ends early: kleak was killed, the node went down, the disk was full, or the \
-                 file was cut. This is of the first {}{of} of the window.",
+                "The recording ends early: kleak was killed or still runs, the node went down, the disk was \
+                 full, or the file was cut. This is of the first {}{of} of the window.",
                 human::seconds(covers_ns as f64 / 1e9),
             ));
         }
@@ -270,10 +282,14 @@ fn last_run(mut frames: Vec<Place>, damage: &mut Vec<Damage>) -> Vec<Place> {
     frames
 }
 
-/// A file without a name that holds what can be read but once.
-fn spool(mut source: impl Read) -> io::Result<File> {
-    let mut file = tempfile::tempfile()?;
+/// What can be read but once, in a file without a name; in memory where there is no place for files.
+fn spool(mut source: impl Read) -> io::Result<Box<dyn Source>> {
+    let Ok(mut file) = tempfile::tempfile() else {
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes)?;
+        return Ok(Box::new(io::Cursor::new(bytes)));
+    };
     io::copy(&mut source, &mut file)?;
     file.seek(SeekFrom::Start(0))?;
-    Ok(file)
+    Ok(Box::new(file))
 }

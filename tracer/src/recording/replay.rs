@@ -70,10 +70,11 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     }
     frame.evidence.notes.extend(recording.notes(&frame));
     let mut report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let mut profile = analyse::profile(&frame.evidence, &options);
+    profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
 }
@@ -116,7 +117,8 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     // Not every format has room for them.
     said.iter().chain(&notes).for_each(|line| say(line));
     let report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let mut profile = analyse::profile(&frame.evidence, &options);
+    profile.taken_unix_ns = frame.taken_unix_ns();
     files
         .write(&Exhibit { report: &report, profile: &profile })
         .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -137,7 +139,7 @@ fn open(path: &Path, progress: &Progress) -> Result<(Recording, Frame), Failure>
 }
 
 /// Refuses to write over what is read.
-fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
+pub(crate) fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
     let place = |path: &Path| {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((metadata.dev(), metadata.ino()))

@@ -302,3 +302,58 @@ pub(super) fn read(file: &[u8]) -> Result<(Recording, Frame), ReadError> {
     let frame = recording.last()?;
     Ok((recording, frame))
 }
+
+pub(super) fn large(sites: u64, stacks: i32, groups: u64) -> Evidence {
+    let mut evidence = incident(60);
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for site in 0..sites {
+        let key = next();
+        let pid = 1000 + u32::try_from(site % 4000).unwrap();
+        let mut facts = SiteFacts { allocated: next() % 1_000_000, ..SiteFacts::default() };
+        facts.site.tgid = pid;
+        facts.site.size = 512;
+        facts.site.start_ns = next() % (1 << 50);
+        facts.site.call_site = next() % 900;
+        evidence
+            .call_sites
+            .insert(facts.site.call_site, format!("function_{}", facts.site.call_site));
+        evidence.snapshot.sites.insert(key, facts);
+        evidence.owners.insert(key, process(pid, &format!("comm{}", pid % 300)));
+        evidence.cache_names.insert(key, "kmalloc-512".to_owned());
+        let mut held = 0;
+        for point in &mut evidence.history {
+            held += next() % 100;
+            point.outstanding.insert(key, held);
+        }
+    }
+    for stack in 0..stacks {
+        let length = 8 + next() % 30;
+        let names: Vec<String> =
+            (0..length).map(|_| format!("some_function_{}", next() % 3000)).collect();
+        evidence.kernel_stacks.insert(stack + 100, frames(names));
+    }
+    let keys: Vec<u64> = evidence.snapshot.sites.keys().copied().collect();
+    for _ in 0..groups {
+        let site = keys[usize::try_from(next()).unwrap() % keys.len()];
+        let kernel_stack = 100 + i32::try_from(next() % u64::from(stacks.unsigned_abs())).unwrap();
+        let births: [u64; 20] = std::array::from_fn(|_| next() % 4);
+        let objects = births.iter().sum();
+        evidence.snapshot.groups.insert(
+            GroupKey { site, kernel_stack, user_stack: -1 },
+            Group {
+                objects,
+                requested: objects * 464,
+                weight: objects,
+                oldest_ns: START + next() % 60_000_000_000,
+                births,
+            },
+        );
+    }
+    evidence
+}

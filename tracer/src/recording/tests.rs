@@ -5,7 +5,7 @@ use std::{io::Cursor, path::Path};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    Damage, Frame, Kind, Look, ReadError, Recording, Settings, decode, encode,
+    Frame, Kind, Look, ReadError, Recording, Settings, decode, encode,
     format::{Body, Group, Head, Site},
     frame,
     testing::{arbitrary, body, file, head, incident, read},
@@ -215,8 +215,8 @@ fn damage_costs_the_frame_that_it_is_in() {
     let (frame, said) = notes(&last);
     assert_eq!(window(&frame), 10);
     insta::assert_snapshot!(said.join("\n"), @r"
-        Frame 3 of 1.5 KiB (the last report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum).
-        The recording ends early: kleak was killed, the node went down, the disk was full, or the file was cut. This is of the first 10 s of 20 s of the window.
+        Frame 3 of 1.5 KiB (the final report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum).
+        The recording ends early: kleak was killed or still runs, the node went down, the disk was full, or the file was cut. This is of the first 10 s of 20 s of the window.
         ");
     // In the middle, where nobody needs it.
     let mut middle = file.clone();
@@ -231,7 +231,7 @@ fn damage_costs_the_frame_that_it_is_in() {
     assert_eq!(window(&frame), 10);
     insta::assert_snapshot!(said.join("\n"), @r"
         Frame 3 of about 1.5 KiB is damaged and left out.
-        The recording ends early: kleak was killed, the node went down, the disk was full, or the file was cut. This is of the first 10 s of the window.
+        The recording ends early: kleak was killed or still runs, the node went down, the disk was full, or the file was cut. This is of the first 10 s of the window.
         ");
     // That of the file.
     for place in [1, 2, 4, 7, 9, 22, 24] {
@@ -264,7 +264,7 @@ fn all_of_it_damaged_is_an_error() {
     }
     let error = read(&file).map(|_| ()).unwrap_err();
     assert!(matches!(error, ReadError::Nothing { .. }), "{error}");
-    insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: frame 3 of 1.5 KiB (the last report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 2 of 1.4 KiB (a checkpoint, at 10 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 1 of 1.5 KiB (a checkpoint, at 5 s of the window) is left out: it is damaged (Restored data doesn't match checksum)");
+    insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: frame 3 of 1.5 KiB (the final report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 2 of 1.4 KiB (a checkpoint, at 10 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 1 of 1.5 KiB (a checkpoint, at 5 s of the window) is left out: it is damaged (Restored data doesn't match checksum)");
     let error = read(&file[..places[0]]).map(|_| ()).unwrap_err();
     insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: the run ended before its first checkpoint");
 }
@@ -457,5 +457,38 @@ fn a_frame_that_lies_about_its_place_is_found_out() {
             .unwrap();
     assert!(recording.frame(7).unwrap().is_none());
     assert!(recording.damage().is_empty());
-    let _: &[Damage] = recording.damage();
+}
+
+#[test]
+fn zzz_bench() {
+    use std::time::Instant;
+    if std::env::var_os("BENCH").is_none() {
+        return;
+    }
+    let evidence = super::testing::large(16_000, 20_000, 100_000);
+    let now = Instant::now();
+    let b = body(&evidence);
+    println!("dto {:?}", now.elapsed());
+    let json = serde_json::to_vec(&b).unwrap();
+    println!("json {} bytes {:?}", json.len(), now.elapsed());
+    let now = Instant::now();
+    let packed = frame::pack(&head(1, Kind::Final, &evidence), &b).unwrap();
+    println!("pack {} bytes {:?}", packed.len(), now.elapsed());
+    for level in [1, 3, 6, 10] {
+        let now = Instant::now();
+        let out = zstd::bulk::compress(&json, level).unwrap();
+        println!("level {level}: {} bytes {:?}", out.len(), now.elapsed());
+    }
+    let mut file = frame::title("0.1.0");
+    file.extend(packed);
+    std::fs::write("/tmp/rec_large.kleak", &file).unwrap();
+    let now = Instant::now();
+    let (_, frame) = read(&file).unwrap();
+    println!("read {:?}", now.elapsed());
+    let now = Instant::now();
+    let options = Options { top: Some(10), ..Options::default() };
+    let a = analyse(&frame.evidence, &options);
+    println!("analyse {:?}", now.elapsed());
+    let live = analyse(&evidence, &options);
+    assert!(a == live);
 }
