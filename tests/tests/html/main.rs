@@ -448,7 +448,6 @@ async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
         browser.press(ESCAPE).await?;
         browser.ask("document.activeElement.blur(); scrollTo(0, 0)").await?;
         std::fs::write(directory.join("page.png"), browser.screenshot().await?)?;
-        std::fs::copy(page.path(), directory.join("page.html"))?;
     }
     page.browser.close().await
 }
