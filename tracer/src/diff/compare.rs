@@ -213,9 +213,6 @@ impl Sum {
     }
 }
 
-/// Whose, in which cache, by which path.
-pub(super) type Place = (Program, Arc<str>, Path);
-
 /// What both recordings have of something.
 #[derive(Clone, Debug, Default)]
 struct Pair {
