@@ -30,6 +30,8 @@ pub enum Command {
     Report(Box<ReportArgs>),
     /// Write a recording in the formats of other tools
     Export(Box<ExportArgs>),
+    /// Say what grew, appeared, went and shrank from one recording to another, by owner and path
+    Diff(Box<DiffArgs>),
     /// Count memory cgroups: live, dying, made by whom, and how far from the limit
     Cgroups(CgroupsArgs),
     /// Say where this node's memory has gone, and which tool answers next; needs no BPF
@@ -357,6 +359,55 @@ pub struct ExportArgs {
     /// Where --format goes [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// Options of `kleak diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kleak diff good.kleak bad.kleak                what grew?
+  kleak diff --svg diff.svg good.kleak bad.kleak and how: red grew, blue shrank
+  kleak diff --by cache --format json good.kleak bad.kleak
+
+Windows may differ in length: what is left behind is compared by the minute. Programs are matched by name and
+by unit, pod or cgroup, never by pid. A difference is one of more than a tenth, and of more than chance and
+estimates explain.
+
+Exit status: 0 done, 1 failed, 2 usage.")]
+pub struct DiffArgs {
+    /// The recording to compare with; - is standard input
+    pub before: PathBuf,
+
+    /// The recording in which something may have grown; - is standard input
+    pub after: PathBuf,
+
+    /// What to look at, in both.
+    #[command(flatten)]
+    pub look: LookArgs,
+
+    /// Group owners by
+    #[arg(long, value_name = "KEY", value_enum, default_value_t = By::Process)]
+    pub by: By,
+
+    /// Rows shown [default: 10 in text, all in JSON]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+
+    /// How the comparison is printed
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+
+    /// Write the comparison here instead of to stdout (`-`)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+
+    /// Also write a flame graph of both: red grew, blue shrank
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// Also write folded stacks with two counts, bytes before (by AFTER's window) and after
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
 }
 
 /// Which part of a recording to look at.

@@ -7,6 +7,7 @@
 pub mod analyse;
 pub mod cgroups;
 pub mod cli;
+pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod host;

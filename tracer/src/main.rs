@@ -6,7 +6,7 @@ use clap::Parser as _;
 use kleak::{
     cgroups,
     cli::{self, Cli, Command},
-    doctor,
+    diff, doctor,
     export::output,
     recording,
     report::sanitize,
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
         Command::Report(args) => recording::report(args),
         Command::Export(args) => recording::export(args),
+        Command::Diff(args) => diff::run(args),
         Command::Cgroups(args) => runtime.block_on(cgroups::run(args)),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { .. } | Command::Man => Ok(Outcome::Done),

@@ -23,9 +23,16 @@ const ENV_EXECUTABLE: &str = "KLEAK_BIN";
 /// Programs that tests run, and the packages that have them.
 ///
 /// podman runs its containers by runc here: crun refuses a hierarchy of version 1 beside one of 2. Go brings
-/// the pprof that reads our profiles.
-const NEEDED: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("podman", "podman"), ("runc", "runc"), ("go", "golang-go")];
+/// the pprof that reads our profiles. The example for CI boots a machine of its own.
+const NEEDED: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+    ("go", "golang-go"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+];
 
 /// The same, where there are such packages: Ubuntu has its browser as a snap. Without one, the tests of the
 /// HTML page are skipped, loudly.

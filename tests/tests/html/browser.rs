@@ -210,7 +210,7 @@ impl Browser {
     }
 
     async fn point_from(&self, across: f64, row: usize, below: bool, click: bool) -> Result<()> {
-        const ROW: f64 = 20.0;
+        const ROW: f64 = 18.0;
         let script = "arguments[0].scrollIntoView({block: 'center'}); \
                       const r = arguments[0].getBoundingClientRect(); \
                       return [r.left, r.top, r.width, r.height]";

@@ -357,24 +357,30 @@ async fn an_empty_report_says_so() -> Result<()> {
 async fn twenty_thousand_stacks_do_not_freeze_it() -> Result<()> {
     let Some(page) = open().await? else { return Ok(()) };
     let browser = &page.browser;
-    profiles::write(&page.path(), &profiles::report()?, &profiles::huge(20_000))?;
-    let size = std::fs::metadata(page.path())?.len();
-    browser.open(&page.path()).await?;
-    let longest = async |name: &str| {
-        let script = format!(
-            "return Math.max(...performance.getEntriesByName('{name}').map(e => e.duration))"
-        );
-        browser.ask(&script).await?.as_f64().context("a duration")
-    };
-    browser.write("#search", "function_1").await?;
-    browser.click("#measures [value=objects]").await?;
-    browser.click("#layouts [value=icicle]").await?;
-    let (build, draw) = (longest("kleak:build").await?, longest("kleak:draw").await?);
-    let frames = browser.find("#graph").await?.attr("data-frames").await?;
-    println!("{size} bytes; built in {build:.0} ms, drawn in {draw:.0} ms, {frames:?} frames");
-    ensure!(size < 10 << 20, "{size} bytes");
-    ensure!(build < 5000.0 && draw < 2000.0, "{build} ms and {draw} ms");
-    browser.expect_peace().await?;
+    // Most of 20,000 are too narrow to be drawn; of 3,500 nearly all are drawn, frame by frame.
+    for (stacks, least) in [(20_000, 500), (3_500, 40_000)] {
+        profiles::write(&page.path(), &profiles::report()?, &profiles::huge(stacks))?;
+        let size = std::fs::metadata(page.path())?.len();
+        browser.open(&page.path()).await?;
+        let longest = async |name: &str| {
+            let script = format!(
+                "return Math.max(...performance.getEntriesByName('{name}').map(e => e.duration))"
+            );
+            browser.ask(&script).await?.as_f64().context("a duration")
+        };
+        browser.write("#search", "function_1").await?;
+        browser.find("#matched:not(:empty)").await?;
+        browser.click("#measures [value=objects]").await?;
+        browser.click("#layouts [value=flame]").await?;
+        let (build, draw) = (longest("kleak:build").await?, longest("kleak:draw").await?);
+        let frames = browser.find("#graph").await?.attr("data-frames").await?;
+        let frames: u64 = frames.context("frames drawn")?.parse()?;
+        println!("{size} bytes; built in {build:.0} ms; {frames} frames drawn in {draw:.0} ms");
+        ensure!(frames >= least, "{frames} frames of {stacks} stacks");
+        ensure!(size < 10 << 20, "{size} bytes");
+        ensure!(build < 5000.0 && draw < 2000.0, "{build} ms and {draw} ms");
+        browser.expect_peace().await?;
+    }
     page.browser.close().await
 }
 
@@ -386,23 +392,18 @@ async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
     let cache = class_512_of_filters()?;
     settle(cache)?;
     let _returned = Returned::watch(cache)?;
+    // They go last, when nobody is in them any more.
+    let [service, exporter, shipper] = services()?;
     let mut kubelet = Workload::start(&["--comm", "kubelet", "kubelet", "--dials", "48"])?;
-    let mut paths = Workload::start(&[
-        "--comm",
-        "node-exporter",
-        "churn",
-        "--pairs",
-        "0",
-        "--keep-every",
-        "40",
-        "--rest-ms",
-        "4",
-    ])?;
-    let mut arp = Workload::start(&["--comm", "arp-peer", "arp", "--senders", "600"])?;
-    let service = Cgroup::make("system.slice/kubelet.service")?;
+    // Smaller ones beside it: many paths of a process, three of another, and a softirq's.
+    let mut others = [
+        Workload::start(&["--comm", "node-exporter", "walks", "--count", "2500"])?,
+        Workload::start(&["--comm", "log-shipper", "paths", "--count", "1200"])?,
+        Workload::start(&["arp", "--count", "500"])?,
+    ];
     service.join(kubelet.pid())?;
-    let exporter = Cgroup::make("system.slice/node-exporter.service")?;
-    exporter.join(paths.pid())?;
+    exporter.join(others[0].pid())?;
+    shipper.join(others[1].pid())?;
 
     let folded = page.directory.path().join("folded");
     let [html, folded] = [page.path(), folded].map(|path| path.display().to_string());
@@ -418,11 +419,9 @@ async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
         &folded,
     ])?;
     kubelet.order("go")?;
-    paths.order("go")?;
-    arp.order("go")?;
+    others.iter_mut().try_for_each(|other| other.order("go"))?;
     tracer.finish_within(Duration::from_secs(12) + PATIENCE)?.expect(0, &[])?;
     kubelet.order("stop")?;
-    paths.order("stop")?;
 
     let browser = &page.browser;
     browser.open(&page.path()).await?;
@@ -440,7 +439,7 @@ async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
     ensure!(said.contains(&format!(" {bytes} bytes ")), "{bytes} in folded stacks; {said}");
     browser.write("#search", "kubelet").await?;
     browser.press(ENTER).await?;
-    let matched = browser.text("#matched").await?;
+    let matched = browser.text("#matched:not(:empty)").await?;
     let share = matched.split([' ', '~']).find_map(|word| word.parse::<f64>().ok());
     ensure!(share > Some(50.0), "{matched}");
     browser.expect_peace().await?;
@@ -452,6 +451,11 @@ async fn a_trace_of_this_machine_makes_a_page() -> Result<()> {
         std::fs::copy(page.path(), directory.join("page.html"))?;
     }
     page.browser.close().await
+}
+
+fn services() -> Result<[Cgroup; 3]> {
+    let make = |name| Cgroup::make(&format!("system.slice/{name}.service"));
+    Ok([make("kubelet")?, make("node-exporter")?, make("log-shipper")?])
 }
 
 /// Where pictures of pages are wanted, to look at: `KLEAK_PICTURES=DIR`.

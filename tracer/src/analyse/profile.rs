@@ -21,7 +21,7 @@ pub(super) fn profile(evidence: &Evidence, shown: &[&SiteView], timeline: &Timel
     samples.extend(shown.iter().filter_map(|site| rest(site)));
     // A stable sort: sites come in a fixed order.
     samples.sort_by_key(|sample| Reverse((sample.outstanding_bytes, sample.outstanding_objects)));
-    Profile { samples, step_s: timeline.steps.clone() }
+    Profile { samples, step_s: timeline.steps.clone(), taken_unix_ns: None }
 }
 
 /// What is outstanding by one path.

@@ -92,7 +92,7 @@ pub(crate) fn followed(report: &Report) -> String {
 }
 
 /// What is estimated, what was lost and what cannot be followed.
-fn doubts(what: &Exhibit<'_>) -> Vec<String> {
+pub(crate) fn doubts(what: &Exhibit<'_>) -> Vec<String> {
     let Exhibit { report, profile } = what;
     let mut doubts = Vec::new();
     if let Some(sampling) = &report.sampling {
@@ -136,7 +136,7 @@ fn doubts(what: &Exhibit<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::report::{profile::Profile, sample};
 
     #[test]
     fn titles_say_whose_and_where() {
@@ -162,7 +162,7 @@ mod tests {
         Kernel symbols are hidden (kptr_restrict): frames are addresses; `sysctl kernel.kptr_restrict=1` shows them.
         ");
         let report = sample::nothing();
-        let what = Exhibit { report: &report, profile: &Default::default() };
+        let what = Exhibit { report: &report, profile: &Profile::default() };
         assert_eq!(subtitle(&what), "0 B not freed");
         assert!(notes(&what).iter().any(|note| note.starts_with("All figures are exact")));
     }

@@ -76,7 +76,7 @@ pub fn of_modules(host: &Host) -> Vec<Foreign> {
     functions
 }
 
-/// `ffffffffc0a20000 t nf_conntrack_alloc	[nf_conntrack]`
+/// `ffffffffc0a20000 t nf_conntrack_alloc [nf_conntrack]`, with a tab before the module.
 fn foreign(line: &str) -> Option<(u64, &str, &str)> {
     let mut words = line.split_ascii_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok().filter(|&address| address != 0)?;

@@ -71,16 +71,25 @@ impl Judge {
 
     /// Says what came of it, and writes it. Whether a condition held.
     ///
+    /// `fenced` says that the report is on standard output between two lines of a [`fence`]. GitHub's runner
+    /// reads both streams in no certain order, so that annotations have to follow it there; otherwise
+    /// standard output is for data.
+    ///
     /// Errors: a file cannot be written; what was to be said is said.
-    pub fn finish(self, report: &Report) -> Result<bool, Failure> {
+    pub fn finish(self, report: &Report, fenced: bool) -> Result<bool, Failure> {
         let judgement = report.judgement.as_ref();
         for line in judgement.map(text::lines).unwrap_or_default() {
             say(&if self.github.is_some() { github::inert(&line) } else { line });
         }
         if let Some(github) = self.github {
             for line in judgement.map(github::annotations).unwrap_or_default() {
-                // A closed stderr is nobody's problem but the user's. Nothing in it can steer a terminal.
-                drop(writeln!(io::stderr(), "{line}"));
+                // A closed stream is nobody's problem but the user's. Nothing in it can steer a terminal.
+                let written = if fenced {
+                    writeln!(io::stdout(), "{line}")
+                } else {
+                    writeln!(io::stderr(), "{line}")
+                };
+                drop(written);
             }
             github.append(&markdown::summary(report, judgement))?;
         }

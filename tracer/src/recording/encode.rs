@@ -291,7 +291,7 @@ fn check(body: &Body) -> Result<(), Unfit> {
         (body.points_ns.fits() && counts <= format::most::COUNTS, "points in time"),
         (body.notes.fits() && body.slabinfo.fits() && body.aliases.fits(), "slab caches"),
         (body.queued.fits(), "slab caches"),
-        (body.older_frees.as_ref().is_none_or(|older| older.fits()), "slab caches"),
+        (body.older_frees.as_ref().is_none_or(super::bounded::Bounded::fits), "slab caches"),
     ] {
         if !fits {
             return Err(Unfit(format!("too many {what}")));

@@ -46,6 +46,7 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::replay::check_source;
 pub use self::{
     damage::Damage,
     look::{Look, LookError},

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     analyse::Evidence,
-    report::{human, sanitize},
+    report::{human, profile::unix_ns, sanitize},
 };
 
 /// Why a recording cannot be read.
@@ -98,6 +98,13 @@ pub struct Frame {
     pub evidence: Evidence,
     /// How the run printed it.
     pub settings: Settings,
+}
+
+impl Frame {
+    /// When it was taken, nanoseconds since the epoch; `None` when nobody knows.
+    pub fn taken_unix_ns(&self) -> Option<u64> {
+        unix_ns(humantime::parse_rfc3339(&self.taken).ok()?)
+    }
 }
 
 impl Recording {

@@ -50,7 +50,9 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     let top = args.top.map(|top| top as usize);
     let look = Look { by: args.by, top, ..args.look.look() };
     let (options, said) = look.apply(&mut frame)?;
-    said.iter().for_each(|line| progress.say(line));
+    for line in &said {
+        progress.say(line);
+    }
     let all = args.all || args.format == Format::Ndjson;
     let mut outputs = Outputs::to(&Printing {
         output: &args.output,
@@ -70,10 +72,11 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     }
     frame.evidence.notes.extend(recording.notes(&frame));
     let mut report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let mut profile = analyse::profile(&frame.evidence, &options);
+    profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
 }
@@ -114,9 +117,12 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     frame.evidence.notes.extend(notes.iter().cloned());
     progress.clear();
     // Not every format has room for them.
-    said.iter().chain(&notes).for_each(|line| say(line));
+    for line in said.iter().chain(&notes) {
+        say(line);
+    }
     let report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let mut profile = analyse::profile(&frame.evidence, &options);
+    profile.taken_unix_ns = frame.taken_unix_ns();
     files
         .write(&Exhibit { report: &report, profile: &profile })
         .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -137,7 +143,7 @@ fn open(path: &Path, progress: &Progress) -> Result<(Recording, Frame), Failure>
 }
 
 /// Refuses to write over what is read.
-fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
+pub(crate) fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(), Failure> {
     let place = |path: &Path| {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((metadata.dev(), metadata.ino()))

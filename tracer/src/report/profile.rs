@@ -1,7 +1,10 @@
 //! What was found, path by path: what exporters draw, `diff` compares and `--fail-on` judges. Unlike the
 //! rows of a [`super::Report`] it has everything that was selected, whatever `--by` and `--top` show.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use super::{Frames, Owner};
 
@@ -12,6 +15,14 @@ pub struct Profile {
     pub samples: Vec<Sample>,
     /// The instants of [`Sample::trend`], seconds since counting began.
     pub step_s: Vec<f64>,
+    /// When it was taken: at the end of the window, nanoseconds since the epoch; `None` when nobody knows.
+    pub taken_unix_ns: Option<u64>,
+}
+
+/// For [`Profile::taken_unix_ns`]; `None` before 1970 and after 2554.
+#[must_use]
+pub fn unix_ns(time: SystemTime) -> Option<u64> {
+    u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
 /// What one owner made of one slab cache by one path.

@@ -29,6 +29,7 @@ pub(crate) fn profile(report: &Report) -> Profile {
     Profile {
         samples: report.stacks.iter().map(sample).collect(),
         step_s: (1..=10).map(|step| report.window_s * f64::from(step) / 10.0).collect(),
+        taken_unix_ns: None,
     }
 }
 

@@ -124,6 +124,11 @@ impl Outputs {
         }
     }
 
+    /// Whether GitHub's runner was told not to obey the report, which it reads on standard output.
+    pub(crate) const fn fenced(&self) -> bool {
+        self.fence.is_some()
+    }
+
     /// Whether the reader of the report has gone.
     pub(super) const fn closed(&self) -> bool {
         self.closed

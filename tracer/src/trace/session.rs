@@ -1,6 +1,6 @@
 //! One run: attach, watch, report.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::Instant as TokioInstant;
 
@@ -25,7 +25,7 @@ use crate::{
     probe::{Measuring, Probe},
     progress::{Progress, say},
     recording::Kind,
-    report::{Report, human},
+    report::{Report, human, profile::unix_ns},
     snapshot::Snapshot,
 };
 
@@ -101,11 +101,12 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
         return saved.map(|()| Outcome::Signal(number));
     }
     let mut report = analyse::analyse(&evidence, &plan.options);
-    let profile = analyse::profile(&evidence, &plan.options);
+    let mut profile = analyse::profile(&evidence, &plan.options);
+    profile.taken_unix_ns = unix_ns(SystemTime::now());
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
     // First what a build fails by: another file may fail to be written.
-    let held = judge.finish(&report)?;
+    let held = judge.finish(&report, outputs.fenced())?;
     outputs.finish(&Exhibit { report: &report, profile: &profile })?;
     let outcome = match (held, child) {
         (true, _) => Outcome::ConditionHeld,

@@ -71,7 +71,9 @@ function chart(holder, rows) {
     drawing("text", { x: (edge.left + width - edge.right) / 2, y: height - 6, class: "tick middle" }, "time since counting began"),
   );
   shown.forEach((line, i) => {
-    const points = line.trend.map((bytes, step) => `${x(steps[step]).toFixed(1)},${y(bytes).toFixed(1)}`);
+    // Nothing that is counted was there when counting began.
+    const points = [[0, 0], ...line.trend.map((bytes, step) => [steps[step], bytes])]
+      .map(([s, bytes]) => `${x(s).toFixed(1)},${y(bytes).toFixed(1)}`);
     const name = ownerName(line.owner);
     const curve = drawing("polyline", { points: points.join(" "), class: `line line-${i}` });
     curve.append(drawing("title", {}, `${name}: ${size(line.bytes)} at the end`));

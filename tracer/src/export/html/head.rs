@@ -15,9 +15,24 @@ const OWNERS: usize = 200;
 /// Warnings before the picture; all of them are below it.
 const WARNINGS: usize = 3;
 
-/// Where and of what.
+/// Size classes that are listed; of more, how many.
+const SIZES: usize = 6;
+
+/// Where and of what, in a line.
 pub(super) fn place(report: &Report) -> String {
-    trust::traced(report)
+    let mut filter = report.filter.clone();
+    let sizes = filter.size_classes.len();
+    if sizes > SIZES {
+        filter.size_classes.clear();
+    }
+    let mut parts = vec![human::seconds(report.window_s)];
+    parts.extend(trust::followed(&filter));
+    if sizes > SIZES {
+        parts.push(format!("{} size classes", human::count(sizes as u64)));
+    }
+    let host = &report.host;
+    parts.push(format!("{}, Linux {} {}", host.hostname, host.kernel, host.machine));
+    parts.join(" · ")
 }
 
 /// What to act on.

@@ -31,7 +31,7 @@ function inWords(value) {
 // ---- The graph
 
 const tooltip = get("tooltip");
-const graph = new Graph(get("graph"), {
+const graph = new Graph(get("graph"), get("ring"), {
   zoomed: () => {
     tooltip.hidden = true;
     crumbs();
@@ -126,8 +126,8 @@ function notes() {
     const shrinks = tree.growth[0] === null ? null : tree.growth[0] - tree.up[0];
     if (tree.growth[0] === null) said.push("Growth of some or all is unknown: too few points in time.");
     else if (shrinks < -0.5) said.push(`Only what grows has a width; what shrinks, by ${size(-shrinks)}/s, has none.`);
-    if (tree.up[0] === 0) said.push("Nothing grows.");
   }
+  if (tree.value[graph.zoom] === 0) said.push("Nothing to draw by this measure.");
   if (graph.deeper > 0) said.push(`${counted(graph.deeper, "frame")} further out: zoom in to see them.`);
   if (DATA.folded_stacks > 0) {
     said.push(`${counted(DATA.folded_stacks, "small stack")} folded into “[… more stacks]”, to bound the size of this file.`);
@@ -401,6 +401,8 @@ function start() {
     chart(get("chart"), rows);
   };
   rebuild();
+  // What is too high for the window begins with its roots.
+  if (graph.rows.length > 30) get("layouts").querySelector("[value=icicle]").click();
   tables();
   resized();
   window.addEventListener("resize", resized);

@@ -195,6 +195,7 @@ fn many(samples: u64, owners: u64, depth: u64) -> Profile {
     Profile {
         samples: (0..samples).map(sample).collect(),
         step_s: (1..=20).map(f64::from).collect(),
+        taken_unix_ns: None,
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn profile(what: &Exhibit<'_>) -> Profile {
     }
     let comment = notes.iter().map(|note| tables.string(note)).collect();
     let period_type = ValueType { name: tables.string("space"), unit: tables.string("bytes") };
+    let duration_nanos = nanoseconds(what.report.window_s);
     Profile {
         sample_type,
         sample,
@@ -47,8 +48,8 @@ pub(super) fn profile(what: &Exhibit<'_>) -> Profile {
         location: tables.locations,
         function: tables.functions,
         string_table: tables.strings,
-        time_nanos: 0,
-        duration_nanos: nanoseconds(what.report.window_s),
+        time_nanos: what.profile.taken_unix_ns.map_or(0, |end| began(end, duration_nanos)),
+        duration_nanos,
         period_type: Some(period_type),
         period: 1,
         comment,
@@ -143,6 +144,11 @@ fn labels(sample: &profile::Sample, tables: &mut Tables) -> Vec<Label> {
         labels.push(Label { key: tables.string("pid"), str: 0, num: i64::from(*pid) });
     }
     labels
+}
+
+/// The beginning of a window; 0, which tools take for unknown, where it makes no sense.
+fn began(end: u64, duration_nanos: i64) -> i64 {
+    i64::try_from(end).map_or(0, |end| end.saturating_sub(duration_nanos).max(0))
 }
 
 fn nanoseconds(seconds: f64) -> i64 {

@@ -100,7 +100,7 @@ fn it_holds_what_the_report_says() {
     );
     let string = |number: i64| &*profile.string_table[usize::try_from(number).unwrap()];
     assert_eq!(string(profile.default_sample_type), "inuse_space");
-    assert_eq!(profile.duration_nanos, 30_000_000_000);
+    assert_eq!((profile.time_nanos, profile.duration_nanos), (0, 30_000_000_000));
     let names = |at: usize| -> Vec<&str> {
         let ids = &profile.sample[at].location_id;
         let function = |id: &u64| &profile.function[usize::try_from(*id).unwrap() - 1];
@@ -125,6 +125,17 @@ fn it_holds_what_the_report_says() {
             ("pid", "", 1165),
         ]
     );
+}
+
+#[test]
+fn it_says_when_it_began() {
+    let (report, mut profile) = incident();
+    profile.taken_unix_ns = Some(1_700_000_030_000_000_000);
+    assert_eq!(read(&bytes(&report, &profile)).time_nanos, 1_700_000_000_000_000_000);
+    for nonsense in [0, 1, u64::MAX] {
+        profile.taken_unix_ns = Some(nonsense);
+        assert_eq!(read(&bytes(&report, &profile)).time_nanos, 0);
+    }
 }
 
 #[test]
@@ -181,7 +192,7 @@ proptest! {
             rest,
             ..Default::default()
         };
-        let found = profile::Profile { samples: vec![sample.clone(), sample], step_s: vec![] };
+        let found = profile::Profile { samples: vec![sample.clone(), sample], step_s: vec![], taken_unix_ns: None };
         let profile = read(&bytes(&report, &found));
         check(&profile);
         prop_assert_eq!(u64::try_from(sums(&profile)["inuse_space"]).unwrap(), bytes_held * 2);

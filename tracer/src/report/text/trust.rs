@@ -250,7 +250,7 @@ fn cgroups(report: &Report) -> String {
 }
 
 /// What was followed, for how long, where.
-pub(crate) fn traced(report: &Report) -> String {
+fn traced(report: &Report) -> String {
     let host = &report.host;
     let mut parts = vec![human::seconds(report.window_s)];
     parts.extend(followed(&report.filter));
@@ -263,7 +263,8 @@ pub(crate) fn traced(report: &Report) -> String {
     parts.join("; ")
 }
 
-fn followed(filter: &Filter) -> Vec<String> {
+/// What was followed, a part each, safe to print.
+pub(crate) fn followed(filter: &Filter) -> Vec<String> {
     let list = |label: &str, all: &[String]| {
         let all: Vec<_> = all.iter().map(|name| terminal(name)).collect();
         (!all.is_empty()).then(|| format!("{label} {}", all.join(" ")))

@@ -1,0 +1,174 @@
+//! `kleak diff`: two recordings, by anybody, anywhere.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use kleak_tests::harness::{
+    Finished, Tracer, Workload, class_512_of_messages, require_binary, require_live, run,
+};
+use serde_json::Value;
+
+/// Recordings of a real machine, of 6 s and 12 s: in each a program `ticker` leaves messages behind at one
+/// pace, and in the second `leaker` does too.
+const BEFORE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recordings/before.kleak");
+const AFTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recordings/after.kleak");
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a temporary path that is no text")
+}
+
+/// A comparison that satisfies its schema.
+fn parse(finished: &Finished) -> Result<Value> {
+    let diff: Value = serde_json::from_slice(&finished.stdout)
+        .with_context(|| format!("not one JSON document: {finished}"))?;
+    let schema = include_str!("../../schema/kleak.diff-1.schema.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
+    let errors: Vec<String> = schema.iter_errors(&diff).map(|error| error.to_string()).collect();
+    ensure!(errors.is_empty(), "{errors:#?}");
+    Ok(diff)
+}
+
+fn compare(options: &[&str]) -> Result<Finished> {
+    run(&[&["diff"], options].concat())?.expect(0, &[])
+}
+
+/// What became of a program in the class of messages.
+fn change<'a>(diff: &'a Value, name: &str) -> Result<&'a str> {
+    let rows = diff["owners"].as_array().context("no owners")?;
+    let row = rows.iter().find(|row| row["name"] == name);
+    let row = row.with_context(|| format!("no {name}: {rows:#?}"))?;
+    row["change"].as_str().context("no change")
+}
+
+#[test]
+fn recordings_of_a_leak_are_told_apart() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    let diff = parse(&compare(&["--format", "json", BEFORE, AFTER])?)?;
+    assert_eq!(diff["verdict"]["worse"], true);
+    assert_eq!(diff["verdict"]["owner"]["comm"], "leaker", "{:#}", diff["verdict"]);
+    assert_eq!(change(&diff, "leaker")?, "appeared");
+    // Twice as much in twice the time.
+    assert_eq!(change(&diff, "ticker")?, "unchanged");
+    let summary = diff["verdict"]["summary"].as_str().context("no summary")?;
+    ensure!(summary.contains("load_msg < do_msgsnd"), "{summary}");
+
+    let back = parse(&compare(&["--format", "json", AFTER, BEFORE])?)?;
+    assert_eq!(change(&back, "leaker")?, "went");
+    assert_eq!(back["verdict"]["worse"], false, "{:#}", back["verdict"]);
+
+    let printed = compare(&[BEFORE, AFTER])?;
+    let printed = printed.text()?;
+    ensure!(printed.starts_with("leaker"), "{printed}");
+    Ok(())
+}
+
+#[test]
+fn every_grouping_and_filter_names_the_leak() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    for (by, name) in [("process", "leaker"), ("site", "load_msg")] {
+        let diff = parse(&compare(&["--by", by, "--format", "json", BEFORE, AFTER])?)?;
+        assert_eq!(diff["owners"][0]["name"], name, "--by {by}");
+    }
+    for by in ["cgroup", "pod", "cache", "stack"] {
+        let diff = parse(&compare(&["--by", by, "--format", "json", BEFORE, AFTER])?)?;
+        assert_eq!(diff["verdict"]["owner"]["comm"], "leaker", "--by {by}");
+    }
+    let one = ["--comm", "ticker", "--format", "json", BEFORE, AFTER];
+    let diff = parse(&compare(&one)?)?;
+    assert_eq!(diff["owners"].as_array().map(Vec::len), Some(1));
+    assert_eq!(diff["verdict"]["worse"], false);
+    let first = ["--top", "1", "--format", "json", BEFORE, AFTER];
+    assert_eq!(parse(&compare(&first)?)?["owners"].as_array().map(Vec::len), Some(1));
+    Ok(())
+}
+
+#[test]
+fn flame_graphs_of_both() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let [svg, folded, json] =
+        ["diff.svg", "diff.folded", "diff.json"].map(|n| directory.path().join(n));
+    let options = ["--svg", text(&svg)?, "--folded", text(&folded)?, "--format", "json", "-o"];
+    compare(&[&options[..], &[text(&json)?, BEFORE, AFTER]].concat())?;
+    let drawn = fs::read_to_string(&svg)?;
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(&drawn, options)?;
+    let leaker = document
+        .descendants()
+        .filter(|node| node.has_tag_name("title"))
+        .filter_map(|node| node.text())
+        .find(|title| title.starts_with("leaker ("));
+    ensure!(leaker.is_some(), "{drawn}");
+    let diff: Value = serde_json::from_slice(&fs::read(&json)?)?;
+    let lines = fs::read_to_string(&folded)?;
+    let mut after = 0;
+    for line in lines.lines() {
+        let (rest, count) = line.rsplit_once(' ').context("one column")?;
+        let (_, before) = rest.rsplit_once(' ').context("one column")?;
+        before.parse::<u64>()?;
+        after += count.parse::<u64>()?;
+    }
+    assert_eq!(Some(after), diff["totals"][0]["after"]["bytes"].as_u64());
+    Ok(())
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let foreign = directory.path().join("foreign");
+    fs::write(&foreign, "not a recording")?;
+    let copy = directory.path().join("copy.kleak");
+    fs::copy(BEFORE, &copy)?;
+    let cases: [(&[&str], i32, &[&str]); 8] = [
+        (&[BEFORE], 2, &["<AFTER>"]),
+        (&[BEFORE, "/no/such/file"], 1, &["/no/such/file"]),
+        (&[BEFORE, text(&foreign)?], 1, &["no kleak recording"]),
+        (&["--by", "banana", BEFORE, AFTER], 2, &["banana"]),
+        (&["--top", "0", BEFORE, AFTER], 2, &["--top"]),
+        (&["--svg", text(&copy)?, text(&copy)?, AFTER], 2, &["--svg names the recording"]),
+        (&["-o", "/no/such/dir/x", BEFORE, AFTER], 2, &["no directory"]),
+        (&["--size", "8k", BEFORE, AFTER], 2, &["8192"]),
+    ];
+    for (options, code, words) in cases {
+        let finished = run(&[&["diff"], options].concat())?;
+        let finished = finished.expect(code, words).with_context(|| format!("{options:?}"))?;
+        assert!(finished.stdout.is_empty(), "{options:?}: {finished}");
+    }
+    assert_eq!(fs::read(&copy)?, fs::read(BEFORE)?, "a recording was written over");
+    Ok(())
+}
+
+#[test]
+fn a_program_is_the_same_when_started_again() -> Result<()> {
+    let Some(_live) = require_live()? else {
+        return Ok(());
+    };
+    let cache = class_512_of_messages()?;
+    let directory = tempfile::tempdir()?;
+    let [before, after] = ["before", "after"].map(|name| directory.path().join(name));
+    for (path, count) in [(&before, 1000), (&after, 4000)] {
+        let mut workload =
+            Workload::start(&["--comm", "grows", "msg", "--count", &count.to_string()])?;
+        let tracer = Tracer::json(&["--save", text(path)?])?;
+        assert_eq!(workload.go("count")?, count);
+        // So that a window is long enough to be compared, whatever else the machine does.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        tracer.report()?;
+    }
+    let diff = parse(&compare(&["--format", "json", text(&before)?, text(&after)?])?)?;
+    let rows = diff["owners"].as_array().context("no owners")?;
+    let row = rows.iter().find(|row| row["name"] == "grows" && row["cache"] == cache);
+    let row = row.with_context(|| format!("no row of it: {rows:#?}"))?;
+    assert_eq!(row["change"], "grew");
+    assert_eq!((&row["before"]["objects"], &row["after"]["objects"]), (&1000.into(), &4000.into()));
+    Ok(())
+}
