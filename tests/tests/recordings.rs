@@ -239,7 +239,7 @@ fn damage_is_told_in_the_report() -> Result<()> {
     assert_eq!(report["window_s"], 15.0);
     let notes = report["notes"].to_string();
     ensure!(
-        notes.contains("is cut short") && notes.contains("of the first 15 s of 20 s"),
+        notes.contains("is cut short") && notes.contains("of the first 15 s of the window"),
         "{notes}"
     );
     // Folded stacks have no room for it.

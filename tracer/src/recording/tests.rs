@@ -458,37 +458,3 @@ fn a_frame_that_lies_about_its_place_is_found_out() {
     assert!(recording.frame(7).unwrap().is_none());
     assert!(recording.damage().is_empty());
 }
-
-#[test]
-fn zzz_bench() {
-    use std::time::Instant;
-    if std::env::var_os("BENCH").is_none() {
-        return;
-    }
-    let evidence = super::testing::large(16_000, 20_000, 100_000);
-    let now = Instant::now();
-    let b = body(&evidence);
-    println!("dto {:?}", now.elapsed());
-    let json = serde_json::to_vec(&b).unwrap();
-    println!("json {} bytes {:?}", json.len(), now.elapsed());
-    let now = Instant::now();
-    let packed = frame::pack(&head(1, Kind::Final, &evidence), &b).unwrap();
-    println!("pack {} bytes {:?}", packed.len(), now.elapsed());
-    for level in [1, 3, 6, 10] {
-        let now = Instant::now();
-        let out = zstd::bulk::compress(&json, level).unwrap();
-        println!("level {level}: {} bytes {:?}", out.len(), now.elapsed());
-    }
-    let mut file = frame::title("0.1.0");
-    file.extend(packed);
-    std::fs::write("/tmp/rec_large.kleak", &file).unwrap();
-    let now = Instant::now();
-    let (_, frame) = read(&file).unwrap();
-    println!("read {:?}", now.elapsed());
-    let now = Instant::now();
-    let options = Options { top: Some(10), ..Options::default() };
-    let a = analyse(&frame.evidence, &options);
-    println!("analyse {:?}", now.elapsed());
-    let live = analyse(&evidence, &options);
-    assert!(a == live);
-}
