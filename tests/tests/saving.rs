@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use kleak_tests::harness::{
     Cgroup, Finished, Report, Tracer, Workload, binary, class_512_of_messages, require_live, run,
-    wait_for,
+    shout, wait_for,
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
