@@ -125,6 +125,9 @@ fn reports_on_the_way_are_printed_when_asked_for() -> Result<()> {
     };
     let report = elsewhere.run(&["report", "run.kleak", "--format", "ndjson"])?.expect(0, &[])?;
     assert_eq!(windows(&report)?, [10.0, 20.0]);
+    // Nothing is as old as that when the first is printed.
+    let args = ["report", "run.kleak", "--format", "ndjson", "--min-age", "12s"];
+    assert_eq!(windows(&elsewhere.run(&args)?.expect(0, &[])?)?, [10.0, 20.0]);
     let all = elsewhere.run(&["report", "run.kleak", "--all"])?.expect(0, &[])?;
     let last = elsewhere.run(&["report", "run.kleak"])?.expect(0, &[])?;
     ensure!(all.text()?.ends_with(last.text()?) && all.stdout.len() > last.stdout.len(), "{all}");

@@ -151,7 +151,7 @@ pub(crate) fn hostile() -> Result<(Report, Profile)> {
     Ok((report, profile))
 }
 
-/// A profile of so many stacks, 30 deep and hardly two of them alike.
+/// A profile of so many stacks, 30 deep and hardly two of them alike, none of them much larger than another.
 pub(crate) fn huge(stacks: u64) -> Profile {
     let mut profile = incident();
     profile.samples.clear();
@@ -175,7 +175,7 @@ pub(crate) fn huge(stacks: u64) -> Profile {
             &owner,
             "kmalloc-512",
             &kernel,
-            1 + (stacks - i) / 10,
+            1 + (stacks - i) / 2000,
             1.0 / 3.0,
         ));
     }

@@ -6,10 +6,9 @@ use globset::Glob;
 
 use super::compare::Incomparable;
 use super::path::Detail;
-use super::program::Program;
 use crate::export::Exhibit;
 use crate::host::classes;
-use crate::report::{Filter, human, ledger::Ledger, profile::Sample};
+use crate::report::{Filter, human, ledger::Ledger, profile::Sample, program::Program};
 
 /// What to compare of two recordings.
 #[derive(Debug)]

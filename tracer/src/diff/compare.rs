@@ -10,12 +10,16 @@ use std::sync::Arc;
 
 use super::common::Common;
 use super::path::Path;
-use super::program::{self, Program};
 use super::report::{Change, Diff, Difference, Residue, Row, Run, SCHEMA, Stack, Total};
 use super::sentence;
 use crate::analyse::By;
 use crate::export::{Exhibit, caption};
-use crate::report::{ledger::Ledger, names, profile::Sample};
+use crate::report::{
+    ledger::Ledger,
+    names,
+    profile::Sample,
+    program::{self, Program},
+};
 
 /// Why two recordings cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,6 @@ mod common;
 mod compare;
 mod path;
 pub mod picture;
-pub mod program;
 mod report;
 mod sentence;
 pub mod text;

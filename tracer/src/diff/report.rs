@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::program::Program;
-use crate::report::{Filter, Frames, Host};
+use crate::report::{Filter, Frames, Host, program::Program};
 
 /// Value of [`Diff::schema`].
 pub const SCHEMA: &str = "kleak.diff/1";

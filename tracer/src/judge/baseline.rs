@@ -7,15 +7,15 @@
 //! is, the second in proportion to the length of the window. A window that is more than twice as long as
 //! the baseline's is taken for twice as long, as a short window foretells little of a long one.
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 
-use super::function;
-use super::program::Program;
 use super::remains::{Amounts, Part, Remains};
 use crate::report::judgement::BaselineUse;
 use crate::report::profile::{Profile, Sample};
 use crate::report::sanitize::terminal;
-use crate::report::{Filter, Report, human};
+use crate::report::{Filter, Report, function, human, program::Program};
 
 /// By how much a longer window is allowed for, at most.
 const LONGEST: f64 = 2.0;
@@ -35,13 +35,16 @@ pub struct Baseline {
 struct Key<'a> {
     program: Program,
     cache: &'a str,
-    path: Vec<&'a str>,
+    path: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Key<'a> {
+    /// `in_place` says that where it runs counts too. What a command leaves behind is the command's
+    /// wherever it was started.
     fn of(sample: &'a Sample, in_place: bool) -> Self {
+        let program = Program::of(&sample.owner);
         Self {
-            program: Program::of(&sample.owner, in_place),
+            program: if in_place { program } else { program.anywhere() },
             cache: &sample.cache,
             path: sample.kernel.iter().map(|frame| function::plain(frame)).collect(),
         }

@@ -4,10 +4,9 @@ use std::fmt;
 
 use globset::GlobMatcher;
 
-use super::function;
 use super::remains::{Amounts, Part, Remains};
 use crate::report::judgement::{Suppressed, Unused};
-use crate::report::profile::Sample;
+use crate::report::{function, profile::Sample};
 
 /// Suppressions, in the order in which they apply.
 #[derive(Clone, Debug, Default)]
@@ -175,7 +174,7 @@ impl Suppression {
         let mut frames = sample.kernel.iter().chain(sample.user.iter());
         // The first that matches is as good as any later one: it leaves most for what follows.
         self.stack.iter().all(|glob| {
-            frames.any(|frame| glob.is_match(&**frame) || glob.is_match(function::plain(frame)))
+            frames.any(|frame| glob.is_match(&**frame) || glob.is_match(&*function::plain(frame)))
         })
     }
 }

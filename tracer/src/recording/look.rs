@@ -7,7 +7,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::{
     Frame,
-    narrow::{self, NarrowError},
+    narrow::{self, Lack, NarrowError},
 };
 use crate::{
     analyse::{By, Options, Select},
@@ -61,10 +61,21 @@ impl Look {
     ///
     /// Errors: what is asked for is not in it.
     pub fn apply(&self, frame: &mut Frame) -> Result<(Options, Vec<String>), LookError> {
+        self.apply_or(frame, Lack::Refused)
+    }
+
+    /// The same to a report on the way, in which what is asked for may not have come yet.
+    ///
+    /// Errors: the frame does not say how it was looked at.
+    pub fn apply_on_the_way(&self, frame: &mut Frame) -> Result<Options, LookError> {
+        self.apply_or(frame, Lack::Taken).map(|(options, _)| options)
+    }
+
+    fn apply_or(&self, frame: &mut Frame, lack: Lack) -> Result<(Options, Vec<String>), LookError> {
         let evidence = &mut frame.evidence;
-        let mut said = narrow::caches(evidence, &self.sizes, &self.caches)?;
+        let mut said = narrow::caches(evidence, &self.sizes, &self.caches, lack)?;
         if let Some(age) = self.min_age {
-            let notes = narrow::min_age(evidence, age)?;
+            let notes = narrow::min_age(evidence, age, lack)?;
             evidence.notes.extend(notes.iter().cloned());
             said.extend(notes);
         }

@@ -47,6 +47,15 @@ pub enum NarrowError {
 /// Names told at the most when something is not among them.
 const NAMES: usize = 12;
 
+/// What to do when nothing of what is asked for is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It is a mistake.
+    Refused,
+    /// It may come later: early in a window nothing is old, and not every cache has been met.
+    Taken,
+}
+
 /// Leaves the slab caches of these size classes, bytes, and of these names; all when there are neither. What
 /// there is to say about it.
 ///
@@ -55,6 +64,7 @@ pub(super) fn caches(
     evidence: &mut Evidence,
     sizes: &[u64],
     globs: &[GlobMatcher],
+    lack: Lack,
 ) -> Result<Vec<String>, NarrowError> {
     if sizes.is_empty() && globs.is_empty() {
         return Ok(Vec::new());
@@ -68,7 +78,7 @@ pub(super) fn caches(
         }
         chosen.insert(class);
     }
-    for glob in globs {
+    for glob in globs.iter().filter(|_| lack == Lack::Refused) {
         if !evidence.snapshot.sites.keys().any(|key| {
             name(evidence, *key)
                 .is_some_and(|name| wants(std::slice::from_ref(glob), name, evidence))
@@ -204,7 +214,11 @@ fn keep_caches(
 /// age that it can tell, and says so.
 ///
 /// Errors: the recording lacks what is younger, or is shorter.
-pub(super) fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
+pub(super) fn min_age(
+    evidence: &mut Evidence,
+    age: Duration,
+    lack: Lack,
+) -> Result<Vec<String>, NarrowError> {
     let snapshot = &evidence.snapshot;
     let length_ns = snapshot.at_ns.saturating_sub(snapshot.start_ns);
     let (age_s, recorded_s) = (age.as_secs_f64(), evidence.filter.min_age_s);
@@ -217,6 +231,11 @@ pub(super) fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<Stri
     }
     let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
     let Some(older_ns) = length_ns.checked_sub(age_ns).filter(|left| *left > 0) else {
+        if lack == Lack::Taken {
+            evidence.snapshot.groups.clear();
+            evidence.filter.min_age_s = age_s;
+            return Ok(Vec::new());
+        }
         let (asked, window) = (human::seconds(age_s), human::seconds(length_ns as f64 / 1e9));
         return Err(NarrowError::TooOld { asked, window });
     };
@@ -286,13 +305,36 @@ mod tests {
 
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{NarrowError, caches, cut, min_age};
+    use super::{Lack, NarrowError, cut};
     use crate::{
         analyse::{Evidence, Options, analyse},
         recording::testing::{arbitrary, incident},
         report::Report,
         snapshot::{BIRTH_SLICES, Group},
     };
+
+    fn caches(
+        evidence: &mut Evidence,
+        sizes: &[u64],
+        globs: &[globset::GlobMatcher],
+    ) -> Result<Vec<String>, NarrowError> {
+        super::caches(evidence, sizes, globs, Lack::Refused)
+    }
+
+    fn min_age(evidence: &mut Evidence, age: Duration) -> Result<Vec<String>, NarrowError> {
+        super::min_age(evidence, age, Lack::Refused)
+    }
+
+    #[test]
+    fn on_the_way_a_lack_is_none() {
+        let mut evidence = incident(5);
+        super::min_age(&mut evidence, Duration::from_secs(10), Lack::Taken).unwrap();
+        let early = report(&evidence);
+        assert!(early.owners.iter().all(|row| row.outstanding_objects == 0));
+        assert!((early.filter.min_age_s - 10.0).abs() < 1e-9);
+        super::caches(&mut evidence, &[], &[glob("dentry")], Lack::Taken).unwrap();
+        assert!(report(&evidence).owners.is_empty());
+    }
 
     fn glob(pattern: &str) -> globset::GlobMatcher {
         globset::Glob::new(pattern).unwrap().compile_matcher()

@@ -66,7 +66,7 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     if all {
         for place in recording.intervals() {
             let Some(mut frame) = recording.frame(place)? else { continue };
-            let (options, _) = look.apply(&mut frame)?;
+            let options = look.apply_on_the_way(&mut frame)?;
             outputs.print(&analyse::analyse(&frame.evidence, &options))?;
         }
     }

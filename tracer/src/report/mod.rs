@@ -3,12 +3,14 @@
 //! The types are the JSON of schema `kleak.report/1` (`schema/kleak.report-1.schema.json`): names
 //! carry units, counts are integers, and unknown is `null`, never 0.
 
+pub mod function;
 pub mod human;
 pub mod json;
 pub mod judgement;
 pub mod ledger;
 pub mod names;
 pub mod profile;
+pub mod program;
 pub mod sanitize;
 pub mod text;
 

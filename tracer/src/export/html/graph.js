@@ -8,14 +8,14 @@ const ROWS_AT_FIRST = 72;
 const ROWS_AT_MOST = 1500;
 
 class Graph {
-  constructor(canvas, events) {
+  constructor(canvas, ring, events) {
     this.canvas = canvas;
+    this.ring = ring;
     this.events = events;
     this.zoom = 0;
     this.selected = null;
     this.hovered = null;
     this.rows = [];
-    this.texts = new Map();
     canvas.addEventListener("mousemove", (event) => this.#hover(this.#at(event), event));
     canvas.addEventListener("mouseleave", () => this.#hover(null, null));
     canvas.addEventListener("click", (event) => {
@@ -23,8 +23,8 @@ class Graph {
       if (node !== null) this.zoomTo(node);
     });
     canvas.addEventListener("keydown", (event) => this.#key(event));
-    canvas.addEventListener("blur", () => this.draw());
-    canvas.addEventListener("focus", () => this.draw());
+    canvas.addEventListener("blur", () => this.#mark());
+    canvas.addEventListener("focus", () => this.#mark());
   }
 
   show({ tree, icicle, matches }) {
@@ -99,7 +99,7 @@ class Graph {
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const colours = KINDS.map((kind) => colour(`frame-${kind}`));
     const ink = colour("frame-ink");
-    const [hit, hitInk, ring] = [colour("hit"), colour("hit-ink"), colour("accent")];
+    const [hit, hitInk] = [colour("hit"), colour("hit-ink")];
     pen.font = `11.5px ${colour("mono")}`;
     pen.textBaseline = "middle";
     const letter = pen.measureText("0123456789").width / 10;
@@ -120,16 +120,24 @@ class Graph {
       }
     });
     pen.globalAlpha = 1;
-    const focused = document.activeElement === canvas;
-    for (const node of new Set([this.hovered, focused ? this.selected : null])) {
-      const box = node === null ? null : this.#box(node);
-      if (box === null) continue;
-      pen.strokeStyle = ring;
-      pen.lineWidth = 2;
-      pen.strokeRect(box.x + 1, this.#y(box.row) + 1, Math.max(box.w - 3, 1), ROW - 3);
-    }
+    this.#mark();
     canvas.dataset.frames = drawn;
     performance.measure("kleak:draw", "kleak:layout");
+  }
+
+  // A ring around what is pointed at, else around what the keyboard has reached. Of its own, since to draw
+  // all frames again takes too long for each move of a pointer.
+  #mark() {
+    const focused = document.activeElement === this.canvas ? this.selected : null;
+    const node = this.hovered ?? focused;
+    const box = node === null || !this.tree ? null : this.#box(node);
+    this.ring.hidden = box === null;
+    if (box === null) return;
+    const { style } = this.ring;
+    style.left = `${box.x}px`;
+    style.top = `${this.#y(box.row)}px`;
+    style.width = `${Math.max(box.w - 1, 2)}px`;
+    style.height = `${ROW - 1}px`;
   }
 
   #fit(name, letters) {
@@ -164,16 +172,14 @@ class Graph {
   }
 
   #hover(node, event) {
-    if (node !== this.hovered) {
-      this.hovered = node;
-      this.draw();
-    }
+    this.hovered = node;
+    this.#mark();
     this.events.pointed(node, event);
   }
 
   select(node) {
     this.selected = node;
-    this.draw();
+    this.#mark();
     const box = this.#box(node);
     if (box !== null) {
       const top = this.canvas.getBoundingClientRect().top + this.#y(box.row);

@@ -31,7 +31,7 @@ function inWords(value) {
 // ---- The graph
 
 const tooltip = get("tooltip");
-const graph = new Graph(get("graph"), {
+const graph = new Graph(get("graph"), get("ring"), {
   zoomed: () => {
     tooltip.hidden = true;
     crumbs();
