@@ -8,10 +8,8 @@ use kleak_tests::harness::{
 };
 use serde_json::Value;
 
-/// Recordings of a real machine, of 6 s and 12 s: in each a program `ticker` leaves messages behind at one
-/// pace, and in the second `leaker` does too.
-const BEFORE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recordings/before.kleak");
-const AFTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recordings/after.kleak");
+/// A recording that is no run of this machine.
+const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recordings/v1.kleak");
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a temporary path that is no text")
@@ -40,12 +38,37 @@ fn change<'a>(diff: &'a Value, name: &str) -> Result<&'a str> {
     row["change"].as_str().context("no change")
 }
 
-#[test]
-fn recordings_of_a_leak_are_told_apart() -> Result<()> {
-    if !require_binary()? {
-        return Ok(());
+/// A run of so many seconds in which `ticker` leaves so many messages behind, and `leaker` as many as it is
+/// told to.
+fn record(path: &Path, seconds: u64, ticker: u64, leaker: u64) -> Result<()> {
+    let mut workloads = Vec::new();
+    for (name, count) in [("ticker", ticker), ("leaker", leaker)] {
+        if count > 0 {
+            let count = count.to_string();
+            workloads.push(Workload::start(&["--comm", name, "msg", "--count", &count])?);
+        }
     }
-    let diff = parse(&compare(&["--format", "json", BEFORE, AFTER])?)?;
+    let duration = format!("{seconds}s");
+    let tracer = Tracer::json(&["--duration", &duration, "--save", text(path)?])?;
+    for workload in &mut workloads {
+        workload.go("count")?;
+    }
+    tracer.finish()?.expect(0, &[]).map(drop)
+}
+
+#[test]
+fn a_leak_is_told_from_what_was_there_before() -> Result<()> {
+    let Some(_live) = require_live()? else {
+        return Ok(());
+    };
+    class_512_of_messages()?;
+    let directory = tempfile::tempdir()?;
+    let [before, after] = ["before.kleak", "after.kleak"].map(|name| directory.path().join(name));
+    record(&before, 4, 3000, 0)?;
+    record(&after, 8, 6000, 4000)?;
+    let (before, after) = (text(&before)?, text(&after)?);
+
+    let diff = parse(&compare(&["--format", "json", before, after])?)?;
     assert_eq!(diff["verdict"]["worse"], true);
     assert_eq!(diff["verdict"]["owner"]["comm"], "leaker", "{:#}", diff["verdict"]);
     assert_eq!(change(&diff, "leaker")?, "appeared");
@@ -53,49 +76,28 @@ fn recordings_of_a_leak_are_told_apart() -> Result<()> {
     assert_eq!(change(&diff, "ticker")?, "unchanged");
     let summary = diff["verdict"]["summary"].as_str().context("no summary")?;
     ensure!(summary.contains("load_msg < do_msgsnd"), "{summary}");
-
-    let back = parse(&compare(&["--format", "json", AFTER, BEFORE])?)?;
+    let back = parse(&compare(&["--format", "json", after, before])?)?;
     assert_eq!(change(&back, "leaker")?, "went");
-    assert_eq!(back["verdict"]["worse"], false, "{:#}", back["verdict"]);
+    let printed = compare(&[before, after])?;
+    ensure!(printed.text()?.starts_with("leaker"), "{printed}");
 
-    let printed = compare(&[BEFORE, AFTER])?;
-    let printed = printed.text()?;
-    ensure!(printed.starts_with("leaker"), "{printed}");
-    Ok(())
-}
-
-#[test]
-fn every_grouping_and_filter_names_the_leak() -> Result<()> {
-    if !require_binary()? {
-        return Ok(());
-    }
-    for (by, name) in [("process", "leaker"), ("site", "load_msg")] {
-        let diff = parse(&compare(&["--by", by, "--format", "json", BEFORE, AFTER])?)?;
-        assert_eq!(diff["owners"][0]["name"], name, "--by {by}");
-    }
-    for by in ["cgroup", "pod", "cache", "stack"] {
-        let diff = parse(&compare(&["--by", by, "--format", "json", BEFORE, AFTER])?)?;
+    for by in ["process", "cgroup", "pod", "cache", "stack", "site"] {
+        let diff = parse(&compare(&["--by", by, "--format", "json", before, after])?)?;
         assert_eq!(diff["verdict"]["owner"]["comm"], "leaker", "--by {by}");
     }
-    let one = ["--comm", "ticker", "--format", "json", BEFORE, AFTER];
-    let diff = parse(&compare(&one)?)?;
-    assert_eq!(diff["owners"].as_array().map(Vec::len), Some(1));
-    assert_eq!(diff["verdict"]["worse"], false);
-    let first = ["--top", "1", "--format", "json", BEFORE, AFTER];
-    assert_eq!(parse(&compare(&first)?)?["owners"].as_array().map(Vec::len), Some(1));
-    Ok(())
+    let one = parse(&compare(&["--comm", "ticker", "--format", "json", before, after])?)?;
+    assert_eq!(one["owners"].as_array().map(Vec::len), Some(1));
+    assert_eq!(one["verdict"]["worse"], false);
+    let first = parse(&compare(&["--top", "1", "--format", "json", before, after])?)?;
+    assert_eq!(first["owners"].as_array().map(Vec::len), Some(1));
+    pictures(directory.path(), before, after)
 }
 
-#[test]
-fn flame_graphs_of_both() -> Result<()> {
-    if !require_binary()? {
-        return Ok(());
-    }
-    let directory = tempfile::tempdir()?;
-    let [svg, folded, json] =
-        ["diff.svg", "diff.folded", "diff.json"].map(|n| directory.path().join(n));
+/// Flame graphs of both.
+fn pictures(directory: &Path, before: &str, after: &str) -> Result<()> {
+    let [svg, folded, json] = ["diff.svg", "diff.folded", "diff.json"].map(|n| directory.join(n));
     let options = ["--svg", text(&svg)?, "--folded", text(&folded)?, "--format", "json", "-o"];
-    compare(&[&options[..], &[text(&json)?, BEFORE, AFTER]].concat())?;
+    compare(&[&options[..], &[text(&json)?, before, after]].concat())?;
     let drawn = fs::read_to_string(&svg)?;
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     let document = roxmltree::Document::parse_with_options(&drawn, options)?;
@@ -107,14 +109,26 @@ fn flame_graphs_of_both() -> Result<()> {
     ensure!(leaker.is_some(), "{drawn}");
     let diff: Value = serde_json::from_slice(&fs::read(&json)?)?;
     let lines = fs::read_to_string(&folded)?;
-    let mut after = 0;
+    let mut sum = 0;
     for line in lines.lines() {
         let (rest, count) = line.rsplit_once(' ').context("one column")?;
         let (_, before) = rest.rsplit_once(' ').context("one column")?;
         before.parse::<u64>()?;
-        after += count.parse::<u64>()?;
+        sum += count.parse::<u64>()?;
     }
-    assert_eq!(Some(after), diff["totals"][0]["after"]["bytes"].as_u64());
+    assert_eq!(Some(sum), diff["totals"][0]["after"]["bytes"].as_u64());
+    Ok(())
+}
+
+#[test]
+fn a_recording_is_as_itself() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    let diff = parse(&compare(&["--format", "json", RECORDING, RECORDING])?)?;
+    assert_eq!(diff["verdict"]["worse"], false, "{:#}", diff["verdict"]);
+    let rows = diff["owners"].as_array().context("no owners")?;
+    ensure!(!rows.is_empty() && rows.iter().all(|row| row["change"] == "unchanged"), "{rows:#?}");
     Ok(())
 }
 
@@ -127,23 +141,23 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
     let foreign = directory.path().join("foreign");
     fs::write(&foreign, "not a recording")?;
     let copy = directory.path().join("copy.kleak");
-    fs::copy(BEFORE, &copy)?;
+    fs::copy(RECORDING, &copy)?;
     let cases: [(&[&str], i32, &[&str]); 8] = [
-        (&[BEFORE], 2, &["<AFTER>"]),
-        (&[BEFORE, "/no/such/file"], 1, &["/no/such/file"]),
-        (&[BEFORE, text(&foreign)?], 1, &["no kleak recording"]),
-        (&["--by", "banana", BEFORE, AFTER], 2, &["banana"]),
-        (&["--top", "0", BEFORE, AFTER], 2, &["--top"]),
-        (&["--svg", text(&copy)?, text(&copy)?, AFTER], 2, &["--svg names the recording"]),
-        (&["-o", "/no/such/dir/x", BEFORE, AFTER], 2, &["no directory"]),
-        (&["--size", "8k", BEFORE, AFTER], 2, &["8192"]),
+        (&[RECORDING], 2, &["<AFTER>"]),
+        (&[RECORDING, "/no/such/file"], 1, &["/no/such/file"]),
+        (&[RECORDING, text(&foreign)?], 1, &["no kleak recording"]),
+        (&["--by", "banana", RECORDING, RECORDING], 2, &["banana"]),
+        (&["--top", "0", RECORDING, RECORDING], 2, &["--top"]),
+        (&["--svg", text(&copy)?, text(&copy)?, RECORDING], 2, &["--svg names the recording"]),
+        (&["-o", "/no/such/dir/x", RECORDING, RECORDING], 2, &["no directory"]),
+        (&["--size", "8k", RECORDING, RECORDING], 2, &["8192"]),
     ];
     for (options, code, words) in cases {
         let finished = run(&[&["diff"], options].concat())?;
         let finished = finished.expect(code, words).with_context(|| format!("{options:?}"))?;
         assert!(finished.stdout.is_empty(), "{options:?}: {finished}");
     }
-    assert_eq!(fs::read(&copy)?, fs::read(BEFORE)?, "a recording was written over");
+    assert_eq!(fs::read(&copy)?, fs::read(RECORDING)?, "a recording was written over");
     Ok(())
 }
 

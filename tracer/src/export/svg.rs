@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap, StrokeColor};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
 use super::frames::{Frame, Kind};
@@ -108,6 +108,10 @@ impl Drawing {
         "bytes".clone_into(&mut options.count_name);
         "Frame:".clone_into(&mut options.name_type);
         options.factor = factor;
+        // Neighbours of one name are two frames.
+        options.stroke_color = StrokeColor::Color(Color::new(255, 255, 255));
+        // The frame below all others.
+        self.palette.insert("", Color::new(232, 232, 232));
         options.palette_map = Some(&mut self.palette);
         options.bgcolors = Some(BackgroundColor::Flat(Color::new(255, 255, 255)));
         options.text_truncate_direction = TextTruncateDirection::Right;
