@@ -144,8 +144,8 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
     fs::copy(RECORDING, &copy)?;
     let cases: [(&[&str], i32, &[&str]); 8] = [
         (&[RECORDING], 2, &["<AFTER>"]),
-        (&[RECORDING, "/no/such/file"], 1, &["/no/such/file"]),
-        (&[RECORDING, text(&foreign)?], 1, &["no kleak recording"]),
+        (&[RECORDING, "/no/such/file"], 2, &["/no/such/file"]),
+        (&[RECORDING, text(&foreign)?], 2, &["no kleak recording"]),
         (&["--by", "banana", RECORDING, RECORDING], 2, &["banana"]),
         (&["--top", "0", RECORDING, RECORDING], 2, &["--top"]),
         (&["--svg", text(&copy)?, text(&copy)?, RECORDING], 2, &["--svg names the recording"]),

@@ -149,7 +149,7 @@ fn standard_input_is_as_good_as_a_file() -> Result<()> {
     }
     elsewhere
         .pipe(&["report", "-"], b"")?
-        .expect(1, &["`standard input` is no kleak recording", "empty"])?;
+        .expect(2, &["`standard input` is no kleak recording", "empty"])?;
     Ok(())
 }
 
@@ -281,7 +281,9 @@ fn what_is_no_recording_is_told() -> Result<()> {
         "missing.kleak",
         ".",
     ] {
-        let failed = elsewhere.run(&["report", name])?.expect(1, &[])?;
+        // A later kleak can read its own; what is wrong with the others is the command line.
+        let status = if name == "newer.kleak" { 3 } else { 2 };
+        let failed = elsewhere.run(&["report", name])?.expect(status, &[])?;
         ensure!(failed.stdout.is_empty(), "{failed}");
         said.push_str(&failed.stderr);
     }

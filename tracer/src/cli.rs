@@ -291,7 +291,7 @@ Examples:
 It needs no root and no BPF, and reads nothing of the machine that it runs on. What is not given is as in
 the run: with --comm of the run and --pid, both have to hold; --comm '*' widens it again.
 
-Exit status: 0 done, 1 failed, 2 usage, 4 a --fail-on held.")]
+Exit status: 0 done, 1 failed, 2 usage, or no recording, 3 not readable by this kleak or user, 4 a --fail-on held.")]
 pub struct ReportArgs {
     /// The recording; - is standard input
     pub file: PathBuf,
@@ -339,7 +339,7 @@ Examples:
 
 Everything that is selected is written, whatever the run's --by and --top.
 
-Exit status: 0 done, 1 failed, 2 usage.")]
+Exit status: 0 done, 1 failed, 2 usage, or no recording, 3 not readable by this kleak or user.")]
 pub struct ExportArgs {
     /// The recording; - is standard input
     pub file: PathBuf,
@@ -373,7 +373,7 @@ Windows may differ in length: what is left behind is compared by the minute. Pro
 by unit, pod or cgroup, never by pid. A difference is one of more than a tenth, and of more than chance and
 estimates explain.
 
-Exit status: 0 done, 1 failed, 2 usage.")]
+Exit status: 0 done, 1 failed, 2 usage, or no recording, 3 not readable by this kleak or user.")]
 pub struct DiffArgs {
     /// The recording to compare with; - is standard input
     pub before: PathBuf,

@@ -1,7 +1,7 @@
 //! What pictures and profiles say of themselves: what was traced, where, and how far to trust it.
 
 use super::Exhibit;
-use crate::report::{Report, human, ledger, names, sanitize::terminal};
+use crate::report::{Report, followed, human, ledger, names, sanitize::terminal};
 
 /// Longest subtitle that fits above a flame graph of 1,200 pixels.
 const SUBTITLE: usize = 160;
@@ -56,7 +56,7 @@ pub(crate) fn notes(what: &Exhibit<'_>) -> Vec<String> {
             terminal(&host.kernel),
             terminal(&host.machine),
         ),
-        format!("Followed: {}.", followed(report)),
+        format!("Followed: {}.", followed::words(&report.filter).join(", ")),
     ];
     let doubts = doubts(what);
     notes.push(if doubts.is_empty() {
@@ -66,29 +66,6 @@ pub(crate) fn notes(what: &Exhibit<'_>) -> Vec<String> {
     });
     notes.extend(report.notes.iter().map(|note| terminal(note).into_owned()));
     notes
-}
-
-/// What was selected, in words.
-pub(crate) fn followed(report: &Report) -> String {
-    let filter = &report.filter;
-    let mut parts = filter.kinds.clone();
-    if !filter.size_classes.is_empty() {
-        let sizes: Vec<String> = filter.size_classes.iter().map(u64::to_string).collect();
-        parts.push(format!("sizes {}", sizes.join(" ")));
-    }
-    if !filter.caches.is_empty() {
-        parts.push(format!("caches {}", filter.caches.join(" ")));
-    }
-    parts.extend(filter.pid.map(|pid| format!("pid {pid}")));
-    for (name, value) in [("comm", &filter.comm), ("cgroup", &filter.cgroup), ("pod", &filter.pod)]
-    {
-        parts.extend(value.as_ref().map(|value| format!("{name} {value}")));
-    }
-    if filter.min_age_s > 0.0 {
-        parts.push(format!("older than {}", human::seconds(filter.min_age_s)));
-    }
-    parts.push(format!("stacks {}", filter.stacks));
-    terminal(&parts.join(", ")).into_owned()
 }
 
 /// What is estimated, what was lost and what cannot be followed.

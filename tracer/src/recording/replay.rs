@@ -21,7 +21,17 @@ use crate::{
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        Self::Failed(error.to_string())
+        use std::io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
+        let message = error.to_string();
+        match error {
+            ReadError::Foreign { .. } | ReadError::Nothing { .. } => Self::Usage(message),
+            ReadError::Newer { .. } => Self::Cannot(message),
+            ReadError::Io { source, .. } => match source.kind() {
+                NotFound | IsADirectory => Self::Usage(message),
+                PermissionDenied => Self::Cannot(message),
+                _ => Self::Failed(message),
+            },
+        }
     }
 }
 
@@ -29,7 +39,7 @@ impl From<LookError> for Failure {
     fn from(error: LookError) -> Self {
         match error {
             LookError::Narrow(error) => Self::Usage(error.to_string()),
-            error @ LookError::Recorded { .. } => Self::Failed(error.to_string()),
+            error @ LookError::Recorded { .. } => Self::Usage(error.to_string()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The types are the JSON of schema `kleak.report/1` (`schema/kleak.report-1.schema.json`): names
 //! carry units, counts are integers, and unknown is `null`, never 0.
 
+pub(crate) mod followed;
 pub mod function;
 pub mod human;
 pub mod json;

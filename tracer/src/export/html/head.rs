@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::escape::text;
 use crate::report::{
-    OwnerRow, Report, human,
+    OwnerRow, Report, followed, human,
     ledger::Ledger,
     names, sanitize,
     text::{layout::Paint, trust, verdict},
@@ -15,21 +15,10 @@ const OWNERS: usize = 200;
 /// Warnings before the picture; all of them are below it.
 const WARNINGS: usize = 3;
 
-/// Size classes that are listed; of more, how many.
-const SIZES: usize = 6;
-
 /// Where and of what, in a line.
 pub(super) fn place(report: &Report) -> String {
-    let mut filter = report.filter.clone();
-    let sizes = filter.size_classes.len();
-    if sizes > SIZES {
-        filter.size_classes.clear();
-    }
     let mut parts = vec![human::seconds(report.window_s)];
-    parts.extend(trust::followed(&filter));
-    if sizes > SIZES {
-        parts.push(format!("{} size classes", human::count(sizes as u64)));
-    }
+    parts.extend(followed::words(&report.filter));
     let host = &report.host;
     parts.push(format!("{}, Linux {} {}", host.hostname, host.kernel, host.machine));
     parts.join(" · ")

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::super::ledger::Ledger;
 use super::super::sanitize::terminal;
-use super::super::{CacheRow, Command, Filter, Loss, Report, Sampling, human, names};
+use super::super::{CacheRow, Command, Loss, Report, Sampling, followed, human, names};
 use super::layout::{Page, Paint};
 
 /// Columns of the names before each line.
@@ -253,7 +253,7 @@ fn cgroups(report: &Report) -> String {
 fn traced(report: &Report) -> String {
     let host = &report.host;
     let mut parts = vec![human::seconds(report.window_s)];
-    parts.extend(followed(&report.filter));
+    parts.extend(followed::words(&report.filter));
     parts.push(format!(
         "{}, Linux {} {}",
         terminal(&host.hostname),
@@ -264,33 +264,7 @@ fn traced(report: &Report) -> String {
 }
 
 /// What was followed, a part each, safe to print.
-pub(crate) fn followed(filter: &Filter) -> Vec<String> {
-    let list = |label: &str, all: &[String]| {
-        let all: Vec<_> = all.iter().map(|name| terminal(name)).collect();
-        (!all.is_empty()).then(|| format!("{label} {}", all.join(" ")))
-    };
-    let named = |label: &str, name: &Option<String>| {
-        names::text(name.as_ref()).map(|name| format!("{label} {name}"))
-    };
-    let sizes: Vec<String> = filter.size_classes.iter().map(u64::to_string).collect();
-    [
-        (!filter.kinds.is_empty()).then(|| terminal(&filter.kinds.join(" ")).into_owned()),
-        list("sizes", &sizes),
-        list("caches", &filter.caches),
-        filter.pid.map(|pid| format!("pid {pid}")),
-        named("comm", &filter.comm),
-        named("cgroup", &filter.cgroup),
-        named("pod", &filter.pod),
-        (filter.min_age_s > 0.0)
-            .then(|| format!("older than {}", human::seconds(filter.min_age_s))),
-        named("stacks", &Some(filter.stacks.clone())),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-fn cost(report: &Report) -> String {
+pub(crate) fn cost(report: &Report) -> String {
     let cost = &report.cost;
     let each = cost
         .bpf_ns_per_event
