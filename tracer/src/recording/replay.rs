@@ -15,7 +15,7 @@ use crate::{
     progress::{Progress, say},
     trace::{
         Failure, Outcome,
-        outputs::{Outputs, Printing, check_paths},
+        outputs::{Outputs, Printing, check_paths, ended_with},
     },
 };
 
@@ -54,6 +54,9 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     written.extend(args.judging.written());
     check_paths(&written)?;
     check_source(&args.file, &written)?;
+    for source in args.judging.read() {
+        check_source(source, &written)?;
+    }
     let judge = Judge::open(&args.judging)?;
     let progress = Progress::new();
     let (mut recording, mut frame) = open(&args.file, &progress)?;
@@ -86,9 +89,9 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report, outputs.fenced())?;
-    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
+    let (held, judged) = judge.finish(&report, outputs.fenced());
+    let written = outputs.finish(&Exhibit { report: &report, profile: &profile });
+    ended_with(held, Outcome::Done, [judged, written])
 }
 
 /// Runs `kleak export`.
@@ -160,9 +163,9 @@ pub(crate) fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(),
     };
     let Some(source) = place(file) else { return Ok(()) };
     match written.iter().find(|(_, path)| place(path) == Some(source)) {
-        Some((option, _)) => Err(Failure::Usage(format!(
-            "--{option} names the recording that is read; give another file"
-        ))),
+        Some((option, _)) => {
+            Err(Failure::Usage(format!("--{option} names a file that is read; give another")))
+        }
         None => Ok(()),
     }
 }
