@@ -3,34 +3,50 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::facts::{Series, SiteView, Timeline};
 use super::group::{Part, parts};
 use super::{By, Evidence, growth};
 use crate::report::{
-    self,
+    self, Owner,
     profile::{Profile, Sample},
 };
 
 /// The profile of the sites shown.
 pub(super) fn profile(evidence: &Evidence, shown: &[&SiteView], timeline: &Timeline) -> Profile {
     let mut samples = Vec::new();
+    // Of one site there may be thousands of paths.
+    let names: HashMap<u64, Names> = shown.iter().map(|site| (site.key, Names::of(site))).collect();
     // By stack, each part of a site is one path.
     for part in parts(evidence, shown, By::Stack) {
-        samples.extend(sample(&part, timeline));
+        samples.extend(names.get(&part.site.key).and_then(|names| sample(&part, names, timeline)));
     }
-    samples.extend(shown.iter().filter_map(|site| rest(site)));
+    samples.extend(shown.iter().filter_map(|site| rest(site, names.get(&site.key)?)));
     // A stable sort: sites come in a fixed order.
     samples.sort_by_key(|sample| Reverse((sample.outstanding_bytes, sample.outstanding_objects)));
     Profile { samples, step_s: timeline.steps.clone(), taken_unix_ns: None }
 }
 
+/// What samples of a site share.
+struct Names {
+    owner: Arc<Owner>,
+    cache: Arc<str>,
+}
+
+impl Names {
+    fn of(site: &SiteView) -> Self {
+        Self { owner: Arc::new(site.owner.clone()), cache: site.cache.as_str().into() }
+    }
+}
+
 /// What is outstanding by one path.
-fn sample(part: &Part<'_>, timeline: &Timeline) -> Option<Sample> {
+fn sample(part: &Part<'_>, names: &Names, timeline: &Timeline) -> Option<Sample> {
     let piece = part.pieces.first()?;
     let series = &part.series;
     Some(Sample {
-        owner: Arc::new(part.site.owner.clone()),
-        cache: part.site.cache.as_str().into(),
+        owner: Arc::clone(&names.owner),
+        cache: Arc::clone(&names.cache),
         kernel: Arc::clone(&piece.frames.kernel),
         user: Arc::clone(&piece.frames.user),
         outstanding_objects: series.objects,
@@ -48,12 +64,12 @@ fn sample(part: &Part<'_>, timeline: &Timeline) -> Option<Sample> {
 }
 
 /// What was allocated at a site and is not outstanding.
-fn rest(site: &SiteView) -> Option<Sample> {
+fn rest(site: &SiteView, names: &Names) -> Option<Sample> {
     let Series { objects, allocated, size, .. } = site.series;
     let others = allocated.saturating_sub(objects);
     (others > 0).then(|| Sample {
-        owner: Arc::new(site.owner.clone()),
-        cache: site.cache.as_str().into(),
+        owner: Arc::clone(&names.owner),
+        cache: Arc::clone(&names.cache),
         kernel: report::frames([&site.function]),
         allocated_objects: others,
         allocated_bytes: others.saturating_mul(size),
