@@ -126,7 +126,7 @@ fn file(what: &Exhibit<'_>) -> File {
     }
     File {
         schema: SCHEMA,
-        name: caption::title(what.report),
+        name: format!("{} ({})", caption::title(what.report), caption::subtitle(what)),
         exporter: format!("kleak {}", env!("CARGO_PKG_VERSION")),
         active_profile_index: active,
         shared,

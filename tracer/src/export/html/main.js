@@ -311,7 +311,7 @@ function tables() {
   const shown = matching.filter(isShown);
   stacks.show(shown.map(stackRow));
   get("owners-count").textContent = counted(found.size, "row");
-  get("stacks-count").textContent = counted(shown.length, "stack");
+  get("stacks-count").textContent = counted(shown.reduce((sum, sample) => sum + (sample.folded || 1), 0), "stack");
 }
 
 // ---- All of it

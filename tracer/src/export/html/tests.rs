@@ -144,6 +144,22 @@ fn nothing_is_said_to_be_nothing() {
 }
 
 #[test]
+fn where_all_was_freed_its_owners_are_there() {
+    let mut report = sample::incident();
+    report.stacks.clear();
+    for row in &mut report.owners {
+        (row.outstanding_objects, row.outstanding_bytes) = (0, 0);
+    }
+    let document = check(&page_of(&report, &Profile::default(), Bounds::default()));
+    assert_eq!(select(&document, ".nothing").len(), 1);
+    assert_eq!(select(&document, "#owners tbody tr").len(), report.owners.len());
+    assert_eq!(select(&document, "section[hidden]").len(), 0);
+    // The script has no samples to make a table of, and leaves this one.
+    assert!(SCRIPT.contains("if (SAMPLES.length > 0) table.replaceChildren("));
+    assert_eq!(select(&check(&page(&sample::nothing())), "section[hidden]").len(), 1);
+}
+
+#[test]
 fn hostile_names_are_text() {
     for name in HOSTILE {
         let (report, profile) = hostile(name);
