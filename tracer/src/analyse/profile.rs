@@ -1,6 +1,7 @@
 //! Everything selected, path by path.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::facts::{Series, SiteView, Timeline};
@@ -15,8 +16,14 @@ use crate::report::{
 pub(super) fn profile(evidence: &Evidence, shown: &[&SiteView], timeline: &Timeline) -> Profile {
     let mut samples = Vec::new();
     // By stack, each part of a site is one path.
-    for part in parts(evidence, shown, By::Stack) {
-        samples.extend(sample(&part, timeline));
+    let parts = parts(evidence, shown, By::Stack);
+    let mut of_site: BTreeMap<u64, usize> = BTreeMap::new();
+    for part in &parts {
+        *of_site.entry(part.site.key).or_default() += 1;
+    }
+    for part in &parts {
+        let divided = of_site.get(&part.site.key).is_some_and(|paths| *paths > 1);
+        samples.extend(sample(part, timeline, divided));
     }
     samples.extend(shown.iter().filter_map(|site| rest(site)));
     // A stable sort: sites come in a fixed order.
@@ -24,8 +31,8 @@ pub(super) fn profile(evidence: &Evidence, shown: &[&SiteView], timeline: &Timel
     Profile { samples, step_s: timeline.steps.clone(), taken_unix_ns: None }
 }
 
-/// What is outstanding by one path.
-fn sample(part: &Part<'_>, timeline: &Timeline) -> Option<Sample> {
+/// What is outstanding by one path; `divided` where its site has others, as only the site's history is kept.
+fn sample(part: &Part<'_>, timeline: &Timeline, divided: bool) -> Option<Sample> {
     let piece = part.pieces.first()?;
     let series = &part.series;
     Some(Sample {
@@ -39,10 +46,10 @@ fn sample(part: &Part<'_>, timeline: &Timeline) -> Option<Sample> {
         allocated_objects: series.objects,
         allocated_bytes: series.bytes,
         unfollowed_objects: series.doubtful,
-        growth_bytes_per_s: growth::slope(timeline, &series.history)
-            .map(|slope| slope * series.size as f64),
+        growth_bytes_per_s: growth::bytes_slope(timeline, &series.history, series.size),
         trend: timeline.trend(&series.history),
         estimated: piece.estimated,
+        growth_estimated: divided || piece.estimated,
         rest: false,
     })
 }
@@ -54,7 +61,7 @@ fn rest(site: &SiteView) -> Option<Sample> {
     (others > 0).then(|| Sample {
         owner: Arc::new(site.owner.clone()),
         cache: site.cache.as_str().into(),
-        kernel: report::frames([&site.function]),
+        kernel: report::frames([&site.frame]),
         allocated_objects: others,
         allocated_bytes: others.saturating_mul(size),
         estimated: site.series.estimated(),

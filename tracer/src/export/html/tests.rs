@@ -248,6 +248,17 @@ fn a_huge_profile_makes_a_file_that_opens() {
 }
 
 #[test]
+fn growth_has_a_mark_of_its_own() {
+    let report = sample::incident();
+    let mut profile = sample::profile(&report);
+    for (sample, marks) in profile.samples.iter_mut().zip([(false, true), (true, true)]) {
+        (sample.estimated, sample.growth_estimated) = marks;
+    }
+    let data = embedded(&check(&page_of(&report, &profile, Bounds::default())));
+    assert_eq!((&data["samples"][0][7], &data["samples"][1][7]), (&2.into(), &3.into()));
+}
+
+#[test]
 fn numbers_and_paths_come_back() {
     let report = sample::incident();
     let data = embedded(&check(&page(&report)));

@@ -102,8 +102,8 @@ fn sample(sample: &profile::Sample, books: &[Ledger], tables: &mut Tables) -> Sa
 
 /// Functions, leaf first, from the one that called the allocator.
 fn stack(sample: &profile::Sample) -> Vec<Frame> {
-    let past = sample.kernel.iter().position(|frame| !names::is_allocator(frame)).unwrap_or(0);
-    let kernel = sample.kernel.iter().skip(past).map(|frame| frames::kernel_function(frame));
+    let kernel =
+        names::past_allocator(&sample.kernel).iter().map(|frame| frames::kernel_function(frame));
     let user = sample.user.iter().map(|frame| frames::user_function(frame));
     let mut stack: Vec<Frame> = kernel.chain(user).collect();
     let pseudo = |name: &str| Frame { kind: Kind::Kernel, name: name.to_owned() };
