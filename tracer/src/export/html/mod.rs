@@ -75,7 +75,7 @@ fn write(what: &Exhibit<'_>, bounds: Bounds, w: &mut dyn io::Write) -> io::Resul
                     String::new()
                 }
             }
-            "hide_owners" => if report.owners.is_empty() { " hidden" } else { "" }.into(),
+            "hide_owners" => if empty && report.owners.is_empty() { " hidden" } else { "" }.into(),
             "owners_count" => owners.count.clone(),
             "owners" => owners.table.clone(),
             "owners_more" => owners.more.clone(),
