@@ -247,6 +247,9 @@ async fn tables_sort_and_owners_are_chosen() -> Result<()> {
     assert_eq!(owners().await?, ["coredns[20417]", "[softirq]", "kubelet[1165]"]);
     let order = browser.find("#owners th:nth-child(5)").await?.attr("aria-sort").await?;
     assert_eq!(order.as_deref(), Some("ascending"));
+    // Of what an owner has, growth is counted; among its stacks it is divided.
+    let growth = browser.texts("#stacks tbody td:nth-child(5)").await?;
+    assert_eq!(growth, ["~100 KiB/s", "50.0 KiB/s", "~-1.0 KiB/s", "0 B/s"]);
     browser.click("#stacks th:nth-child(3) button").await?;
     let objects = browser.texts("#stacks tbody td:nth-child(3)").await?;
     assert_eq!(objects, ["6,000", "2,000", "~1,500", "500"]);
@@ -349,6 +352,27 @@ async fn an_empty_report_says_so() -> Result<()> {
     browser.open(&page.path()).await?;
     ensure!(browser.text(".nothing").await?.starts_with("Nothing was left"));
     ensure!(!browser.find("#picture").await?.is_displayed().await?);
+    browser.expect_peace().await?;
+
+    // Owners of what was freed have rows, which the script has nothing to replace by.
+    let mut report = profiles::report()?;
+    report.owners = vec![profiles::freed()?];
+    profiles::write(&page.path(), &report, &kleak::report::profile::Profile::default())?;
+    browser.open(&page.path()).await?;
+    ensure!(browser.text(".nothing").await?.starts_with("Nothing was left"));
+    ensure!(browser.text("#owners tbody").await?.contains("kubelet[1165]"));
+    ensure!(browser.text("#owners thead").await?.contains("Share"));
+
+    // A window of no length has axes all the same.
+    let (mut report, mut profile) = (profiles::report()?, profiles::incident());
+    report.window_s = 0.0;
+    for at in &mut profile.step_s {
+        *at = 0.0;
+    }
+    profiles::write(&page.path(), &report, &profile)?;
+    browser.open(&page.path()).await?;
+    let line = browser.find("#chart polyline").await?.attr("points").await?;
+    ensure!(line.as_ref().is_some_and(|line| !line.contains("NaN")), "{line:?}");
     browser.expect_peace().await?;
     page.browser.close().await
 }

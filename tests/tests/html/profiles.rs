@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use anyhow::Result;
 use kleak::export::{Exhibit, Format};
 use kleak::report::{
-    Owner, Report, frames,
+    Owner, OwnerRow, Report, frames,
     profile::{Profile, Sample},
 };
 use serde_json::json;
@@ -45,6 +45,18 @@ pub(crate) fn report() -> Result<Report> {
         "sampling": null, "command": null, "notes": [],
     });
     Ok(serde_json::from_value(report)?)
+}
+
+/// A row of kubelet, which freed all that it allocated.
+pub(crate) fn freed() -> Result<OwnerRow> {
+    let row = json!({
+        "owner": owner("process", Some(1165), "kubelet", "kubelet.service"), "cache": "kmalloc-512",
+        "allocated_objects": 100, "freed_objects": 100, "outstanding_objects": 0,
+        "outstanding_bytes": 0, "requested_bytes": 0, "unfollowed_objects": 0,
+        "standard_error_objects": null, "estimated": false, "share": 0.0,
+        "growth_bytes_per_s": 0.0, "oldest_s": null, "trend": [], "stacks": [],
+    });
+    Ok(serde_json::from_value(row)?)
 }
 
 fn owner(kind: &str, pid: Option<u32>, comm: &str, unit: &str) -> Owner {
@@ -92,10 +104,12 @@ pub(crate) fn incident() -> Profile {
     let opens = path(&["__kmalloc_cache_noprof", "kernfs_fop_open", "do_dentry_open", "vfs_open"]);
     let mut open = sample(&coredns, "kmalloc-512", &opens, 1500, -1024.0);
     open.user = frames(["os.(*File).Open", "main.main"]);
-    open.estimated = true;
+    (open.estimated, open.growth_estimated) = (true, true);
+    let mut leak = sample(&kubelet, "kmalloc-512", &messages, 6000, 102_400.0);
+    leak.growth_estimated = true;
     Profile {
         samples: vec![
-            sample(&kubelet, "kmalloc-512", &messages, 6000, 102_400.0),
+            leak,
             sample(&kubelet, "kmalloc-512", &filters, 2000, 51_200.0),
             open,
             sample(

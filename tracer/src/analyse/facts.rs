@@ -228,6 +228,8 @@ pub(super) struct SiteView {
     pub cache: String,
     /// Function that called the allocator.
     pub function: String,
+    /// The same as a frame of a stack: with the module where it is one's.
+    pub frame: String,
     /// Whether it descends from the command that kleak runs, and acts on its own behalf.
     pub family: bool,
     /// Why its frees are not seen, if they are not.
@@ -316,13 +318,15 @@ fn view(
     let owner = site.map_or_else(nobody, |site| {
         evidence.owners.get(&key).cloned().unwrap_or_else(|| owner_by_context(&site))
     });
-    let function: String = site.map_or_else(
+    let frame: String = site.map_or_else(
         || UNKNOWN.to_owned(),
         |site| {
             let name = evidence.call_sites.get(&site.call_site).cloned();
             name.unwrap_or_else(|| format!("{:#x}", site.call_site))
         },
     );
+    // What is known of functions is known by their names alone.
+    let function = frame.split_once(" [").map_or(frame.as_str(), |(name, _)| name).to_owned();
     let own = function.split(['.', '+', ' ']).next().is_some_and(|name| ALLOCATOR.contains(&name));
     let owner = if own { allocator() } else { owner };
     SiteView {
@@ -343,6 +347,7 @@ fn view(
             },
         ),
         function,
+        frame,
         family: !own && site.is_some_and(|site| site.family == 1),
         series,
         groups,

@@ -366,8 +366,7 @@ fn owner_row(
         standard_error_objects: series.standard_error().map(growth::whole),
         estimated: series.estimated(),
         share: growth::ratio(series.bytes as f64, total as f64),
-        growth_bytes_per_s: growth::slope(timeline, &series.history)
-            .map(|slope| slope * series.size as f64),
+        growth_bytes_per_s: growth::bytes_slope(timeline, &series.history, series.size),
         oldest_s: series.oldest_ns.map(age),
         trend: timeline.trend(&series.history),
         stacks: Vec::new(),

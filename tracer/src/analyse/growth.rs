@@ -85,6 +85,11 @@ pub(super) fn slope(timeline: &Timeline, history: &[u64]) -> Option<f64> {
     least_squares(if late.len() >= MIN_LATE_POINTS { &late } else { &points })
 }
 
+/// The same in bytes, of objects of so many; `None` also where nobody knows how large they are.
+pub(super) fn bytes_slope(timeline: &Timeline, history: &[u64], size: u64) -> Option<f64> {
+    slope(timeline, history).filter(|_| size > 0).map(|slope| slope * size as f64)
+}
+
 fn least_squares(points: &[(f64, f64)]) -> Option<f64> {
     let count = points.len() as f64;
     let mean_x = points.iter().map(|(x, _)| x).sum::<f64>() / count;

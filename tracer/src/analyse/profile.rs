@@ -19,8 +19,15 @@ pub(super) fn profile(evidence: &Evidence, shown: &[&SiteView], timeline: &Timel
     // Of one site there may be thousands of paths.
     let names: HashMap<u64, Names> = shown.iter().map(|site| (site.key, Names::of(site))).collect();
     // By stack, each part of a site is one path.
-    for part in parts(evidence, shown, By::Stack) {
-        samples.extend(names.get(&part.site.key).and_then(|names| sample(&part, names, timeline)));
+    let parts = parts(evidence, shown, By::Stack);
+    let mut paths: HashMap<u64, usize> = HashMap::new();
+    for part in &parts {
+        *paths.entry(part.site.key).or_default() += 1;
+    }
+    for part in &parts {
+        let divided = paths.get(&part.site.key).is_some_and(|paths| *paths > 1);
+        let names = names.get(&part.site.key);
+        samples.extend(names.and_then(|names| sample(part, names, timeline, divided)));
     }
     samples.extend(shown.iter().filter_map(|site| rest(site, names.get(&site.key)?)));
     // A stable sort: sites come in a fixed order.
@@ -40,8 +47,8 @@ impl Names {
     }
 }
 
-/// What is outstanding by one path.
-fn sample(part: &Part<'_>, names: &Names, timeline: &Timeline) -> Option<Sample> {
+/// What is outstanding by one path; `divided` where its site has others, as only the site's history is kept.
+fn sample(part: &Part<'_>, names: &Names, timeline: &Timeline, divided: bool) -> Option<Sample> {
     let piece = part.pieces.first()?;
     let series = &part.series;
     Some(Sample {
@@ -55,10 +62,10 @@ fn sample(part: &Part<'_>, names: &Names, timeline: &Timeline) -> Option<Sample>
         allocated_objects: series.objects,
         allocated_bytes: series.bytes,
         unfollowed_objects: series.doubtful,
-        growth_bytes_per_s: growth::slope(timeline, &series.history)
-            .map(|slope| slope * series.size as f64),
+        growth_bytes_per_s: growth::bytes_slope(timeline, &series.history, series.size),
         trend: timeline.trend(&series.history),
         estimated: piece.estimated,
+        growth_estimated: divided || piece.estimated,
         rest: false,
     })
 }
@@ -70,7 +77,7 @@ fn rest(site: &SiteView, names: &Names) -> Option<Sample> {
     (others > 0).then(|| Sample {
         owner: Arc::clone(&names.owner),
         cache: Arc::clone(&names.cache),
-        kernel: report::frames([&site.function]),
+        kernel: report::frames([&site.frame]),
         allocated_objects: others,
         allocated_bytes: others.saturating_mul(size),
         estimated: site.series.estimated(),

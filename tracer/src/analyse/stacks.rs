@@ -19,7 +19,7 @@ pub(super) struct Frames {
 impl Frames {
     /// All that is known without a stack.
     pub(super) fn of_call_site(site: &SiteView) -> Self {
-        Self { kernel: report::frames([&site.function]), user: report::Frames::default() }
+        Self { kernel: report::frames([&site.frame]), user: report::Frames::default() }
     }
 }
 
@@ -97,7 +97,7 @@ fn frames(evidence: &Evidence, site: &SiteView, key: crate::snapshot::GroupKey) 
         .and_then(|id| evidence.kernel_stacks.get(&id))
         .filter(|frames| !frames.is_empty())
         .cloned()
-        .unwrap_or_else(|| report::frames([&site.function]));
+        .unwrap_or_else(|| report::frames([&site.frame]));
     let user = Some(key.user_stack)
         .filter(|id| *id >= 0)
         .and_then(|id| evidence.user_stacks.get(&(site.key, id)))

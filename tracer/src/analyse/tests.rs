@@ -509,6 +509,51 @@ fn sampled_stacks_are_scaled_to_the_exact_total() {
 }
 
 #[test]
+fn growth_of_one_stack_of_several_is_estimated() {
+    let mut world = World::new(20);
+    let site = world.site(process(7, "leak"));
+    for id in 1..=2 {
+        world.evidence.kernel_stacks.insert(id, frames(["load_msg", &format!("path_{id}")]));
+        world.left_by(site, (id, 0), even(100, 0..20));
+    }
+    let other = world.site(process(8, "other"));
+    world.evidence.kernel_stacks.insert(3, frames(["load_msg", "path_3"]));
+    world.left_by(other, (3, 0), even(10, 0..20));
+    let profile = profile(&world.evidence, &Options::default());
+    let marks: Vec<_> =
+        profile.samples.iter().map(|sample| (sample.estimated, sample.growth_estimated)).collect();
+    assert_eq!(marks, [(false, true), (false, true), (false, false)]);
+}
+
+#[test]
+fn growth_of_objects_of_no_known_size_is_unknown() {
+    let mut world = World::new(20);
+    world.evidence.filter.size_classes = vec![512, 1024];
+    let site = world.site(process(7, "leak"));
+    world.left_by(site, (-1, 0), even(100, 0..20));
+    world.evidence.snapshot.sites.clear();
+    assert_eq!(report(&world).owners[0].growth_bytes_per_s, None);
+    let profile = profile(&world.evidence, &Options::default());
+    assert_eq!(profile.samples[0].growth_bytes_per_s, None);
+    assert!(profile.samples[0].outstanding_objects > 0);
+}
+
+#[test]
+fn a_call_site_of_a_module_is_the_frame_that_it_is_in_stacks() {
+    let mut world = World::new(20);
+    let site = world.site(process(7, "leak"));
+    world.left(site, even(100, 0..20), 500, 0);
+    let frame = "nf_conntrack_alloc [nf_conntrack]";
+    world.evidence.call_sites.insert(0xff10, frame.to_owned());
+    let profile = profile(&world.evidence, &Options::default());
+    assert_eq!(profile.samples.len(), 2, "what is held, and the rest");
+    assert!(profile.samples.iter().all(|sample| sample.kernel == frames([frame])));
+    // Where functions are told apart it is one by its name.
+    let owner = by(&world, By::Site).owners[0].owner.clone();
+    assert_eq!(owner.comm.as_deref(), Some("nf_conntrack_alloc"));
+}
+
+#[test]
 fn a_stack_for_every_object_is_no_estimate() {
     let mut world = World::new(20);
     let site = world.site(process(7, "leak"));

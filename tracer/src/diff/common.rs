@@ -1,21 +1,17 @@
 //! What two recordings have in common, so that only that is compared.
 
-use std::collections::BTreeSet;
-
-use globset::Glob;
+use globset::{Glob, GlobMatcher};
 
 use super::compare::Incomparable;
 use super::path::Detail;
 use crate::export::Exhibit;
 use crate::host::classes;
-use crate::report::{Filter, human, ledger::Ledger, profile::Sample, program::Program};
+use crate::report::{Filter, human, ledger::Ledger, profile::Sample};
 
 /// What to compare of two recordings.
 #[derive(Debug)]
 pub(super) struct Common {
-    sides: [Filter; 2],
-    /// Programs of a recording that is of one process only.
-    programs: Option<BTreeSet<Program>>,
+    sides: [Selection; 2],
     pub(super) detail: Detail,
     /// What a reader has to know of it.
     pub(super) notes: Vec<String>,
@@ -24,7 +20,7 @@ pub(super) struct Common {
 impl Common {
     /// Looks at both.
     ///
-    /// Errors: there is nothing that both followed.
+    /// Errors: there is nothing that both followed, or one is of a process only.
     pub(super) fn of(before: &Exhibit<'_>, after: &Exhibit<'_>) -> Result<Self, Incomparable> {
         let sides = [before, after];
         let filters = sides.map(|side| &side.report.filter);
@@ -33,6 +29,7 @@ impl Common {
             return Err(Incomparable::Nothing { before, after });
         }
         let mut notes = Vec::new();
+        processes(filters, &mut notes)?;
         whereabouts(sides, &mut notes);
         let followed = filters.map(followed);
         if let [before, after] = &followed
@@ -44,21 +41,12 @@ impl Common {
         }
         selected(filters, &mut notes);
         let detail = detail(sides, &mut notes);
-        let of_process = sides.iter().find(|side| side.report.filter.pid.is_some());
-        let programs = of_process.filter(|_| filters[0].pid != filters[1].pid).map(|side| {
-            notes.push(
-                "One of the recordings is of one process only: only programs that are in it are compared."
-                    .to_owned(),
-            );
-            side.profile.samples.iter().map(|sample| Program::of(&sample.owner)).collect()
-        });
-        Ok(Self { sides: filters.map(Clone::clone), programs, detail, notes })
+        Ok(Self { sides: filters.map(Selection::of), detail, notes })
     }
 
     /// Whether both recordings would have it, if it was there.
     pub(super) fn has(&self, sample: &Sample) -> bool {
-        self.sides.iter().all(|filter| follows(filter, sample) && selects(filter, sample))
-            && self.programs.as_ref().is_none_or(|all| all.contains(&Program::of(&sample.owner)))
+        self.sides.iter().all(|side| side.follows(sample) && side.selects(sample))
     }
 }
 
@@ -78,12 +66,26 @@ fn whereabouts(sides: [&Exhibit<'_>; 2], notes: &mut Vec<String>) {
     let [before, after] = sides.map(|side| side.report.window_s);
     if before > after * 2.0 || after > before * 2.0 {
         notes.push(format!(
-            "The windows are {} and {}: what is only held for a while, and does not grow with time, looks \
-             smaller per minute in the longer one.",
+            "The windows are {} and {}: as what is only held for a while does not grow with them, what did not \
+             change the same way in sum counts as unchanged.",
             human::seconds(before),
             human::seconds(after)
         ));
     }
+}
+
+/// Errors: one is of a process, which is told from others of its name by nothing that lasts, and the other
+/// of all.
+fn processes(filters: [&Filter; 2], notes: &mut Vec<String>) -> Result<(), Incomparable> {
+    match filters.map(|filter| filter.pid) {
+        [Some(_), None] => return Err(Incomparable::Process("BEFORE")),
+        [None, Some(_)] => return Err(Incomparable::Process("AFTER")),
+        [Some(before), Some(after)] if before != after => {
+            notes.push(format!("BEFORE is of process {before}, AFTER of process {after}."));
+        }
+        _ => (),
+    }
+    Ok(())
 }
 
 fn detail(sides: [&Exhibit<'_>; 2], notes: &mut Vec<String>) -> Detail {
@@ -156,48 +158,86 @@ fn followed(filter: &Filter) -> String {
     parts.join(" ")
 }
 
-fn follows(filter: &Filter, sample: &Sample) -> bool {
-    let kind = |name: &str| filter.kinds.iter().any(|kind| kind == name);
-    match Ledger::of_cache(&sample.cache) {
-        Ledger::Pages => kind("page"),
-        Ledger::PerCpu => kind("percpu"),
-        Ledger::Slab => {
-            let sizes = &filter.size_classes;
-            let of_class = match classes::size_in_name(&sample.cache) {
-                Some(size) => sizes.is_empty() || sizes.contains(&size),
-                // Where no named caches are followed, it is one whose class is not known.
-                None => !kind("cache"),
-            };
-            let named = || {
-                filter.caches.is_empty()
-                    || filter.caches.iter().any(|cache| matches(cache, &[&sample.cache]))
-            };
-            (kind("kmalloc") && of_class) || (kind("cache") && named())
+/// What one of the recordings has.
+#[derive(Debug)]
+struct Selection {
+    kinds: Vec<String>,
+    size_classes: Vec<u64>,
+    caches: Vec<Pattern>,
+    comm: Option<Pattern>,
+    cgroup: Option<Pattern>,
+    pod: Option<Pattern>,
+}
+
+impl Selection {
+    fn of(filter: &Filter) -> Self {
+        let pattern = |text: &Option<String>| text.as_deref().map(Pattern::of);
+        Self {
+            kinds: filter.kinds.clone(),
+            size_classes: filter.size_classes.clone(),
+            caches: filter.caches.iter().map(|glob| Pattern::of(glob)).collect(),
+            comm: pattern(&filter.comm),
+            cgroup: pattern(&filter.cgroup),
+            pod: pattern(&filter.pod),
         }
+    }
+
+    fn follows(&self, sample: &Sample) -> bool {
+        let kind = |name: &str| self.kinds.iter().any(|kind| kind == name);
+        match Ledger::of_cache(&sample.cache) {
+            Ledger::Pages => kind("page"),
+            Ledger::PerCpu => kind("percpu"),
+            Ledger::Slab => {
+                let all = self.caches.is_empty();
+                let named = self.caches.iter().any(|cache| cache.matches(&[&sample.cache]));
+                let sized = match classes::size_in_name(&sample.cache) {
+                    Some(size) => {
+                        let sizes = &self.size_classes;
+                        // With a cache asked for by name and no size, no class is followed for its size.
+                        sizes.contains(&size) || (sizes.is_empty() && all)
+                    }
+                    // Where no named caches are followed, it is one whose class is not known.
+                    None => !kind("cache"),
+                };
+                (kind("kmalloc") && (sized || named)) || (kind("cache") && (all || named))
+            }
+        }
+    }
+
+    fn selects(&self, sample: &Sample) -> bool {
+        let owner = &sample.owner;
+        let of = |pattern: &Option<Pattern>, names: &[Option<&str>]| {
+            let names: Vec<&str> = names.iter().flatten().copied().collect();
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(&names))
+        };
+        let cgroup = owner.cgroup.as_deref();
+        let full = owner.namespace.as_ref().zip(owner.pod.as_ref()).filter(|_| self.pod.is_some());
+        let full = full.map(|(namespace, pod)| format!("{namespace}/{pod}"));
+        of(&self.comm, &[owner.comm.as_deref()])
+            && of(&self.cgroup, &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))])
+            && of(&self.pod, &[full.as_deref(), owner.pod.as_deref(), owner.pod_uid.as_deref()])
     }
 }
 
-fn selects(filter: &Filter, sample: &Sample) -> bool {
-    let owner = &sample.owner;
-    let of = |pattern: &Option<String>, names: &[Option<&str>]| {
-        let names: Vec<&str> = names.iter().flatten().copied().collect();
-        pattern.as_ref().is_none_or(|pattern| matches(pattern, &names))
-    };
-    let cgroup = owner.cgroup.as_deref();
-    let full = owner.namespace.as_ref().zip(owner.pod.as_ref());
-    let full = full.map(|(namespace, pod)| format!("{namespace}/{pod}"));
-    of(&filter.comm, &[owner.comm.as_deref()])
-        && of(&filter.cgroup, &[cgroup, cgroup.map(|path| path.trim_start_matches('/'))])
-        && of(&filter.pod, &[full.as_deref(), owner.pod.as_deref(), owner.pod_uid.as_deref()])
+/// As `kleak trace` matches; what is no pattern matches itself.
+#[derive(Debug)]
+enum Pattern {
+    Glob(GlobMatcher),
+    Name(String),
 }
 
-/// As `kleak trace` matches; what is no pattern matches itself.
-fn matches(pattern: &str, names: &[&str]) -> bool {
-    match Glob::new(pattern) {
-        Ok(glob) => {
-            let glob = glob.compile_matcher();
-            names.iter().any(|name| glob.is_match(name))
+impl Pattern {
+    fn of(text: &str) -> Self {
+        match Glob::new(text) {
+            Ok(glob) => Self::Glob(glob.compile_matcher()),
+            Err(_) => Self::Name(text.to_owned()),
         }
-        Err(_) => names.contains(&pattern),
+    }
+
+    fn matches(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| match self {
+            Self::Glob(glob) => glob.is_match(name),
+            Self::Name(own) => own == name,
+        })
     }
 }

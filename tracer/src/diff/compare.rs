@@ -1,8 +1,9 @@
 //! From two recordings to what changed between them.
 //!
-//! Windows differ in length, so residues are compared by the second of window. What differs by chance is told
-//! from what does not by the standard error of the difference: a count of objects in flight is taken to vary
-//! by its root, as independent events do, and what is scaled up from a fraction by more.
+//! Windows differ in length, so residues are compared by the second of window; and as what is only in flight does
+//! not grow with a window, what is claimed must hold of the sums too. What differs by chance is told from what
+//! does not by the standard error of the difference, were there none: a count of objects is taken to vary by
+//! its root, as independent events do, and what is scaled up from a fraction by more.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -40,6 +41,12 @@ pub enum Incomparable {
         "nothing to compare: {0} has no window, so that nothing can be said by the minute; trace again"
     )]
     Instant(&'static str),
+    /// One is of a process, the other of all that have its name.
+    #[error(
+        "nothing to compare: {0} is of one process (--pid), the other of all of them, and more than one may \
+         have its name; trace both with --pid or both without, or select it in both: kleak diff --pid"
+    )]
+    Process(&'static str),
 }
 
 /// Standard errors that a difference is larger than before it is claimed.
@@ -81,7 +88,7 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
             totals.entry(book).or_default()[number].add(side, sample, false);
         }
     }
-    let windows = sides.each_ref().map(|side| side.seconds);
+    let windows = sides.each_ref().map(Window::of);
     let stacks = stack_rows(stacks, windows);
     let rows = owner_rows(owners, windows, &stacks);
     let of_programs =
@@ -97,13 +104,15 @@ pub fn compare(before: &Exhibit<'_>, after: &Exhibit<'_>, by: By) -> Result<Diff
             .into_iter()
             .map(|(book, [before, after])| Total {
                 of: book.as_str(),
-                before: before.residue(windows[0]),
-                after: after.residue(windows[1]),
+                before: before.residue(windows[0].seconds),
+                after: after.residue(windows[1].seconds),
+                estimated: before.estimated || after.estimated,
             })
             .collect(),
         owners: rows,
         stacks: stacks.into_iter().map(|(stack, _)| stack).collect(),
         notes: notes(common, [before, after]),
+        doubts: doubts([before, after]),
     })
 }
 
@@ -114,9 +123,7 @@ pub(super) type Place = (Program, Arc<str>, Path);
 #[derive(Debug)]
 struct Side<'a> {
     what: &'a Exhibit<'a>,
-    seconds: f64,
-    /// Part of the objects that was followed.
-    fraction: f64,
+    window: Window,
     /// Whether what one site holds is divided among its stacks by a sample.
     sampled_stacks: bool,
 }
@@ -126,10 +133,26 @@ impl<'a> Side<'a> {
         let fraction = what.report.sampling.as_ref().map_or(1.0, |sampling| sampling.fraction);
         Self {
             what,
-            seconds: what.report.window_s,
-            fraction: if fraction > 0.0 { fraction.min(1.0) } else { 1.0 },
+            window: Window {
+                seconds: what.report.window_s,
+                fraction: if fraction > 0.0 { fraction.min(1.0) } else { 1.0 },
+            },
             sampled_stacks: what.report.filter.stacks != "all",
         }
+    }
+}
+
+/// How long and how closely a recording looked.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    seconds: f64,
+    /// Part of the objects that was followed.
+    fraction: f64,
+}
+
+impl Window {
+    const fn of(side: &Side<'_>) -> Self {
+        side.window
     }
 }
 
@@ -181,7 +204,7 @@ impl Key {
 struct Sum {
     objects: u64,
     bytes: u64,
-    /// Of the bytes: the square of their standard error.
+    /// Of the bytes: the square of their standard error, had all been followed.
     variance: f64,
     /// Whether there is an error that nobody knows.
     unknown: bool,
@@ -195,13 +218,14 @@ impl Sum {
         self.bytes = self.bytes.saturating_add(sample.outstanding_bytes);
         self.unfollowed = self.unfollowed.saturating_add(sample.unfollowed_objects);
         let size = sample.outstanding_bytes as f64 / sample.outstanding_objects.max(1) as f64;
-        // A count has the variance of itself; one that is scaled up from a fraction, of itself over that.
-        self.variance += sample.outstanding_bytes as f64 * size / side.fraction;
+        // A count has the variance of itself.
+        self.variance += sample.outstanding_bytes as f64 * size;
         let divided = of_stack && sample.estimated && side.sampled_stacks;
         self.unknown |= divided;
-        self.estimated |= divided || side.fraction < 1.0;
+        self.estimated |= divided || side.window.fraction < 1.0;
         // Pages are followed or not by blocks of many.
-        self.unknown |= side.fraction < 1.0 && Ledger::of_cache(&sample.cache) == Ledger::Pages;
+        self.unknown |=
+            side.window.fraction < 1.0 && Ledger::of_cache(&sample.cache) == Ledger::Pages;
     }
 
     fn residue(&self, seconds: f64) -> Residue {
@@ -221,20 +245,16 @@ struct Pair {
 }
 
 impl Pair {
-    fn difference(&self, windows: [f64; 2]) -> Difference {
-        let [before, after] = [0, 1].map(|side| self.sums[side].residue(windows[side]));
+    fn difference(&self, windows: [Window; 2]) -> Difference {
+        let seconds = windows.map(|window| window.seconds);
+        let [before, after] = [0, 1].map(|side| self.sums[side].residue(seconds[side]));
         let change_bytes_per_s = after.bytes_per_s - before.bytes_per_s;
         let unknown = self.sums.iter().any(|sum| sum.unknown);
-        let variance: f64 = self
-            .sums
-            .iter()
-            .zip(windows)
-            .map(|(sum, window)| sum.variance / (window * window))
-            .sum();
-        let error = (!unknown).then(|| variance.sqrt());
+        let error = (!unknown).then(|| self.error_by_rate(windows));
         let within_noise = error.map(|error| change_bytes_per_s.abs() <= CLAIMED * error);
         let larger = before.bytes_per_s.max(after.bytes_per_s);
-        let change = if within_noise == Some(true) || change_bytes_per_s.abs() <= ALIKE * larger {
+        let alike = change_bytes_per_s.abs() <= ALIKE * larger;
+        let change = if within_noise == Some(true) || alike || self.is_of_windows(windows) {
             Change::Unchanged
         } else if before.objects == 0 {
             Change::Appeared
@@ -245,8 +265,6 @@ impl Pair {
         } else {
             Change::Shrank
         };
-        let held = self.sums.iter().fold(0_u64, |all, sum| all.saturating_add(sum.objects));
-        let doubtful = self.sums.iter().fold(0_u64, |all, sum| all.saturating_add(sum.unfollowed));
         Difference {
             change,
             before,
@@ -255,8 +273,38 @@ impl Pair {
             standard_error_bytes_per_s: error,
             within_noise,
             estimated: self.sums.iter().any(|sum| sum.estimated),
-            unfollowed: doubtful > 0 && doubtful >= held / 2,
+            unfollowed: self.is_unfollowed(seconds),
         }
+    }
+
+    /// Standard error of the difference in bytes a second, were the rate one and the same: by its own count, a
+    /// side that has nothing would be certain, however short it looked.
+    fn error_by_rate(&self, windows: [Window; 2]) -> f64 {
+        let both = self.sums.iter().map(|sum| sum.variance).sum::<f64>();
+        let pooled = both / windows.iter().map(|window| window.seconds).sum::<f64>();
+        let variances = windows.iter().map(|window| pooled / (window.seconds * window.fraction));
+        variances.sum::<f64>().sqrt()
+    }
+
+    /// Whether windows of unlike length explain the difference by the second: by their sums, in which what is
+    /// always in flight is as much in a short window as in a long one, there is none or the opposite.
+    fn is_of_windows(&self, windows: [Window; 2]) -> bool {
+        let [before, after] = [0, 1].map(|side| self.sums[side].bytes as f64);
+        let by_rate = after / windows[1].seconds - before / windows[0].seconds;
+        let by_sum = after - before;
+        let variance = |side: usize| self.sums[side].variance / windows[side].fraction;
+        let unknown = self.sums.iter().any(|sum| sum.unknown);
+        let error = if unknown { 0.0 } else { (variance(0) + variance(1)).sqrt() };
+        by_sum * by_rate <= 0.0 || by_sum.abs() <= (ALIKE * before.max(after)).max(CLAIMED * error)
+    }
+
+    /// Whether most of what changed is freed by paths that cannot be followed.
+    fn is_unfollowed(&self, seconds: [f64; 2]) -> bool {
+        let change = |of: fn(&Sum) -> u64| {
+            of(&self.sums[1]) as f64 / seconds[1] - of(&self.sums[0]) as f64 / seconds[0]
+        };
+        let (held, doubtful) = (change(|sum| sum.objects), change(|sum| sum.unfollowed));
+        held * doubtful > 0.0 && doubtful.abs() >= held.abs() / 2.0
     }
 }
 
@@ -270,7 +318,7 @@ fn order(difference: &Difference) -> (u8, Reverse<u64>) {
     (group, Reverse(difference.change_bytes_per_s.abs().to_bits()))
 }
 
-fn stack_rows(stacks: BTreeMap<Place, Pair>, windows: [f64; 2]) -> Vec<(Stack, Place)> {
+fn stack_rows(stacks: BTreeMap<Place, Pair>, windows: [Window; 2]) -> Vec<(Stack, Place)> {
     let mut rows: Vec<_> = stacks
         .into_iter()
         .map(|(place, pair)| {
@@ -296,7 +344,7 @@ fn stack_rows(stacks: BTreeMap<Place, Pair>, windows: [f64; 2]) -> Vec<(Stack, P
 
 fn owner_rows(
     owners: BTreeMap<(Key, Arc<str>), Pair>,
-    windows: [f64; 2],
+    windows: [Window; 2],
     stacks: &[(Stack, Place)],
 ) -> Vec<Row> {
     let ids: BTreeMap<_, u32> = stacks.iter().map(|(stack, place)| (place, stack.id)).collect();
@@ -324,13 +372,18 @@ fn run(what: &Exhibit<'_>) -> Run {
     Run { host: report.host.clone(), window_s: report.window_s, filter: report.filter.clone() }
 }
 
+fn doubts(sides: [&Exhibit<'_>; 2]) -> Vec<String> {
+    let of = ["BEFORE", "AFTER"].into_iter().zip(sides).map(|(name, side)| {
+        let doubts = caption::doubts(side);
+        (!doubts.is_empty()).then(|| format!("{name} is not exact: {}", doubts.join("; ")))
+    });
+    of.flatten().collect()
+}
+
 fn notes(common: Common, sides: [&Exhibit<'_>; 2]) -> Vec<String> {
     let mut notes = common.notes;
+    notes.extend(doubts(sides).into_iter().map(|doubt| format!("{doubt}.")));
     for (name, side) in ["BEFORE", "AFTER"].into_iter().zip(sides) {
-        let doubts = caption::doubts(side);
-        if !doubts.is_empty() {
-            notes.push(format!("{name} is not exact: {}.", doubts.join("; ")));
-        }
         notes.extend(side.report.notes.iter().map(|note| format!("{name}: {note}")));
     }
     notes

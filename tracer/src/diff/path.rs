@@ -24,9 +24,8 @@ pub(super) struct Path {
 impl Path {
     /// Of a sample.
     pub(super) fn of(sample: &Sample, detail: Detail) -> Self {
-        let past = sample.kernel.iter().position(|frame| !names::is_allocator(frame)).unwrap_or(0);
         let most = if detail.sites { 1 } else { usize::MAX };
-        let kernel = sample.kernel.iter().skip(past).take(most).map(plain).collect();
+        let kernel = names::past_allocator(&sample.kernel).iter().take(most).map(plain).collect();
         let user = if detail.kernel_only || detail.sites { &[] } else { &*sample.user };
         Self { kernel, user: user.iter().map(plain).collect() }
     }

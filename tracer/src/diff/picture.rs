@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::report::{Diff, Stack};
+use super::report::{Change, Diff, Stack};
 use crate::export::{
-    folded,
+    caption, folded,
     frames::{self, Frame},
     svg::{Caption, Drawing},
 };
@@ -30,8 +30,10 @@ pub fn folded(diff: &Diff, w: &mut (impl io::Write + ?Sized)) -> io::Result<()> 
 /// Draws a flame graph of both: red what grew, blue what shrank.
 pub fn svg(diff: &Diff, w: &mut dyn io::Write) -> io::Result<()> {
     let mut drawing = Drawing::default();
-    for (path, [before, after]) in paths(diff) {
-        drawing.compare(&path, before, after);
+    for ((path, [before, after]), stack) in paths(diff).zip(&diff.stacks) {
+        // What differs by chance has no colour.
+        let unchanged = stack.difference.change == Change::Unchanged;
+        drawing.compare(&path, if unchanged { after } else { before }, after);
     }
     let (before, after) = (&diff.before, &diff.after);
     let title = format!(
@@ -40,10 +42,17 @@ pub fn svg(diff: &Diff, w: &mut dyn io::Write) -> io::Result<()> {
         human::seconds(before.window_s),
         human::seconds(after.window_s)
     );
-    let subtitle = format!(
+    let mut subtitle = format!(
         "red grew, blue shrank or went; as wide as the larger of both, in bytes of {}",
-        human::seconds(after.window_s)
+        human::seconds(after.window_s),
     );
+    if diff.totals.len() > 1 {
+        subtitle.push_str("; percentages are of all books together");
+    }
+    for doubt in &diff.doubts {
+        subtitle.extend(["; ", &terminal(doubt)]);
+    }
+    let subtitle = caption::fitting(subtitle);
     let mut notes = vec![terminal(&diff.verdict.summary).into_owned()];
     notes.extend(diff.notes.iter().map(|note| terminal(note).into_owned()));
     let nothing = terminal(&diff.verdict.summary).into_owned();

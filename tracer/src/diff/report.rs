@@ -29,6 +29,9 @@ pub struct Diff {
     pub stacks: Vec<Stack>,
     /// Things that weaken or explain the answer, one sentence each.
     pub notes: Vec<String>,
+    /// Of these, what is not exact.
+    #[serde(skip)]
+    pub(super) doubts: Vec<String>,
 }
 
 /// One of the recordings.
@@ -68,6 +71,8 @@ pub struct Total {
     pub before: Residue,
     /// Of the second.
     pub after: Residue,
+    /// Whether one of them is scaled up from a part of the objects.
+    pub estimated: bool,
 }
 
 /// What was allocated in a window and not freed.
@@ -93,7 +98,7 @@ pub enum Change {
     Went,
     /// There is less of it, per second.
     Shrank,
-    /// Neither by more than a tenth nor by more than chance explains.
+    /// Not by more than a tenth and by more than chance explains, by the second and in sum.
     Unchanged,
 }
 
@@ -128,15 +133,23 @@ pub struct Difference {
     pub after: Residue,
     /// Their difference in time.
     pub change_bytes_per_s: f64,
-    /// What it is uncertain by: of a count that chance has a part in, and of figures that are scaled up.
+    /// What it is uncertain by, were there none: of a count that chance has a part in, and of figures that are scaled up.
     /// `null` where nobody knows, as for one of several stacks that a sample divides a sum among.
     pub standard_error_bytes_per_s: Option<f64>,
-    /// Whether it is less than three of these; `null` where that is not known.
+    /// Whether it is no more than three of these; `null` where that is not known.
     pub within_noise: Option<bool>,
     /// Whether a figure is scaled up from a sample.
     pub estimated: bool,
-    /// Whether most of it is freed by paths that could not be followed: no evidence of a leak.
+    /// Whether most of the change is freed by paths that could not be followed: no evidence of a leak.
     pub unfollowed: bool,
+}
+
+impl Difference {
+    /// Whether it is for the worse by more than an error that is known.
+    #[must_use]
+    pub fn is_known_worse(&self) -> bool {
+        self.change.is_worse() && self.within_noise == Some(false)
+    }
 }
 
 /// What an owner's residue in a cache became.

@@ -1,7 +1,7 @@
 //! The verdict of a comparison.
 
 use super::compare::Place;
-use super::report::{Change, Row, Stack, Verdict};
+use super::report::{Change, Difference, Row, Stack, Verdict};
 use crate::export::Exhibit;
 use crate::report::{
     Confidence, human,
@@ -20,7 +20,7 @@ pub(super) fn verdict(
     stacks: &[(Stack, Place)],
     sides: [&Exhibit<'_>; 2],
 ) -> Verdict {
-    let claimed = |row: &&Row| row.difference.change.is_worse() && !row.difference.unfollowed;
+    let claimed = |row: &&Row| row.difference.is_known_worse() && !row.difference.unfollowed;
     // What slab memory is made of grows with it, so pages only answer where they are all there is.
     let of = |book: Ledger| rows.iter().filter(move |row| Ledger::of_cache(&row.cache) == book);
     let books = [Ledger::Slab, Ledger::PerCpu, Ledger::Pages];
@@ -38,10 +38,7 @@ pub(super) fn verdict(
     let difference = &row.difference;
     let all: f64 = of(book).filter(claimed).map(|row| row.difference.change_bytes_per_s).sum();
     let share = difference.change_bytes_per_s / all;
-    let through = row.stacks.iter().find_map(|id| {
-        let (stack, _) = stacks.iter().find(|(stack, _)| stack.id == *id)?;
-        stack.difference.change.is_worse().then(|| path(&stack.kernel))
-    });
+    let through = through(row, stacks);
     let cache = terminal(&row.cache);
     let more = per_minute(difference.change_bytes_per_s);
     let mut parts = vec![match difference.change {
@@ -50,9 +47,7 @@ pub(super) fn verdict(
         }
         _ => format!("{} leaves {more} more behind in {cache}", who(row)),
     }];
-    if let Some(through) = through.filter(|path| !path.is_empty()) {
-        parts.push(format!(", through {through}"));
-    }
+    parts.extend(through);
     if difference.change != Change::Appeared {
         parts.push(format!(
             ": {}, before {}",
@@ -68,9 +63,8 @@ pub(super) fn verdict(
     }
     parts.push(".".into());
     let mut summary = parts.concat();
-    let unsure = sides.iter().any(|side| side.report.verdict.confidence == Confidence::Low);
-    if unsure {
-        summary = format!("Perhaps, as one of the recordings can hardly be trusted: {summary}");
+    if let Some(why) = unsure(sides) {
+        summary = format!("Perhaps, as {why}: {summary}");
     }
     Verdict {
         worse: true,
@@ -82,11 +76,49 @@ pub(super) fn verdict(
     }
 }
 
+/// What makes a difference between the recordings one that may not be of the programs.
+fn unsure(sides: [&Exhibit<'_>; 2]) -> Option<&'static str> {
+    let [before, after] = sides.map(|side| side.report);
+    if [before, after].iter().any(|report| report.verdict.confidence == Confidence::Low) {
+        return Some("one of the recordings can hardly be trusted");
+    }
+    ((before.filter.min_age_s - after.filter.min_age_s).abs() > f64::EPSILON)
+        .then_some("the recordings count from different ages (--min-age)")
+}
+
+/// The path by which it grew, with the word before it: the first that is known to, else the first that seems to.
+fn through(row: &Row, stacks: &[(Stack, Place)]) -> Option<String> {
+    // Ids are positions.
+    let own = || row.stacks.iter().filter_map(|id| stacks.get(*id as usize));
+    let first = |worse: fn(&Difference) -> bool| {
+        let (stack, _) = own().find(|(stack, _)| worse(&stack.difference))?;
+        Some(path(&stack.kernel)).filter(|path| !path.is_empty())
+    };
+    first(Difference::is_known_worse).map(|path| format!(", through {path}")).or_else(|| {
+        first(|difference| difference.change.is_worse())
+            .map(|path| format!(", perhaps through {path}"))
+    })
+}
+
 /// Where nothing grew that can be claimed.
 fn better(rows: &[Row]) -> String {
     let of = |wanted: fn(&&Row) -> bool| rows.iter().find(wanted);
     if rows.is_empty() {
         return "Nothing that both recordings followed was left behind in either of them.".into();
+    }
+    // Only pages that were followed by a fraction have an error that nobody knows.
+    let unknown = |row: &&Row| {
+        let Difference { change, within_noise, unfollowed, .. } = &row.difference;
+        change.is_worse() && within_noise.is_none() && !unfollowed
+    };
+    if let Some(row) = of(unknown) {
+        return format!(
+            "Nothing is known to grow: {} seems to leave {} more behind in {}, but that is scaled up from a \
+             part of the pages, and may be far off.",
+            who(row),
+            per_minute(row.difference.change_bytes_per_s),
+            terminal(&row.cache)
+        );
     }
     if let Some(row) = of(|row| row.difference.change.is_worse()) {
         return format!(

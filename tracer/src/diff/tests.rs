@@ -149,7 +149,8 @@ fn the_incident() {
       after     1 min; node7, Linux 6.12.0 x86_64
       matched   programs by name and unit, pod or cgroup, never by pid; paths by
                 functions; what is left behind by the minute of window; a change is
-                one of more than a tenth and three standard errors
+                one of more than a tenth and three standard errors, by the minute
+                and in sum
       note      AFTER is not exact: 5.1 % of the bytes divided among stacks by
                 sampling.
     ");
@@ -209,7 +210,8 @@ fn a_recording_is_as_itself() {
       after     30 s; node7, Linux 6.12.0 x86_64
       matched   programs by name and unit, pod or cgroup, never by pid; paths by
                 functions; what is left behind by the minute of window; a change is
-                one of more than a tenth and three standard errors
+                one of more than a tenth and three standard errors, by the minute
+                and in sum
     ");
 }
 
@@ -227,6 +229,80 @@ fn what_chance_explains_is_not_claimed() {
     // More than chance, less than a tenth.
     assert_eq!(change(100_000, 105_000), (Change::Unchanged, Some(false)));
     assert_eq!(change(160, 100), (Change::Shrank, Some(false)));
+}
+
+/// kubelet's objects in windows of so many seconds.
+fn windows(before: (u64, f64), after: (u64, f64)) -> (Recorded, Recorded) {
+    let of = |(objects, window_s): (u64, f64)| {
+        let mut recorded = Recorded::of(vec![kubelet(objects)]);
+        recorded.report.window_s = window_s;
+        recorded
+    };
+    (of(before), of(after))
+}
+
+#[test]
+fn nothing_in_a_short_window_is_not_certain() {
+    let change = |before, after| {
+        let (before, after) = windows(before, after);
+        diff(&before, &after, By::Process).owners[0].difference.change
+    };
+    // At one rate, the first window has none at all more often than one time in two.
+    assert_eq!(change((0, 30.0), (10, 600.0)), Change::Unchanged);
+    assert_eq!(change((10, 600.0), (0, 30.0)), Change::Unchanged);
+    assert_eq!(change((0, 30.0), (1000, 600.0)), Change::Appeared);
+    assert_eq!(change((0, 600.0), (10, 600.0)), Change::Appeared);
+}
+
+#[test]
+fn what_is_always_in_flight_does_not_change_with_the_window() {
+    let change = |before, after| {
+        let (before, after) = windows(before, after);
+        let diff = diff(&before, &after, By::Process);
+        assert_eq!(diff.verdict.worse, diff.owners[0].difference.change.is_worse());
+        diff.owners[0].difference.change
+    };
+    assert_eq!(change((1000, 60.0), (1000, 30.0)), Change::Unchanged);
+    assert_eq!(change((1000, 30.0), (1000, 60.0)), Change::Unchanged);
+    // By less than chance and than a tenth explain.
+    assert_eq!(change((1000, 60.0), (1050, 30.0)), Change::Unchanged);
+    assert_eq!(change((1_000_000, 60.0), (1_090_000, 30.0)), Change::Unchanged);
+    assert_eq!(change((1000, 60.0), (5000, 30.0)), Change::Grew);
+    assert_eq!(change((5000, 30.0), (1000, 60.0)), Change::Shrank);
+}
+
+#[test]
+fn an_error_that_nobody_knows_is_not_claimed() {
+    let pages = |objects| {
+        let pages = held(sample::pod_worker(), "page order-0 unmovable", &["alloc_it"], objects);
+        let mut recorded = Recorded::of(vec![pages]);
+        recorded.report.filter.kinds = vec!["page".into()];
+        recorded
+    };
+    let (before, mut after) = (pages(100), pages(9000));
+    assert!(diff(&before, &after, By::Process).verdict.worse);
+    let reason = "kleak takes too much".into();
+    after.report.sampling = Some(Sampling { fraction: 0.125, since_s: 0.0, reason });
+    let diff = diff(&before, &after, By::Process);
+    assert_eq!(of(&diff, "coredns").within_noise, None);
+    assert!(!diff.verdict.worse);
+    insta::assert_snapshot!(diff.verdict.summary, @"Nothing is known to grow: coredns (kube-system/coredns-*, container coredns) seems to leave 8.7 MiB/min more behind in page order-0 unmovable, but that is scaled up from a part of the pages, and may be far off.");
+    let text = text(&diff);
+    for part in ["pages: ~50.0 KiB in 30 s before, ~4.4 MiB", "~+8.7 MiB", "~ estimated: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_path_that_is_only_estimated_is_perhaps_the_one() {
+    let (before, mut after) = incident();
+    after.profile.samples[0].estimated = true;
+    let diff = diff(&before, &after, By::Process);
+    assert!(
+        diff.verdict.summary.contains("in kmalloc-512, perhaps through load_msg < do_msgsnd"),
+        "{}",
+        diff.verdict.summary
+    );
 }
 
 #[test]
@@ -267,16 +343,43 @@ fn only_what_both_followed_is_compared() {
     before.report.filter.size_classes = vec![512, 1024];
     let both = diff(&before, &after, By::Process);
     assert!(both.owners.iter().any(|row| row.cache == "kmalloc-1k"));
-    // Only one process, and only owners that one asked for.
-    before.report.filter.pid = Some(1165);
-    before.profile.samples.truncate(1);
-    let both = diff(&before, &after, By::Process);
-    assert!(both.owners.iter().all(|row| row.name == "kubelet"), "{:#?}", both.owners);
-    before.report.filter.pid = None;
+    // Only owners that one asked for.
     after.report.filter.comm = Some("kube*".into());
     let both = diff(&before, &after, By::Process);
     assert!(both.owners.iter().all(|row| row.name == "kubelet"), "{:#?}", both.owners);
     assert!(both.notes.iter().any(|note| note.contains("--comm all, AFTER of kube*")));
+}
+
+#[test]
+fn one_process_is_not_compared_with_all_of_its_name() {
+    let (mut before, mut after) = incident();
+    before.report.filter.pid = Some(1165);
+    let error = compare(&before.exhibit(), &after.exhibit(), By::Process).unwrap_err();
+    assert!(error.to_string().contains("BEFORE is of one process (--pid)"), "{error}");
+    after.report.filter.pid = Some(77);
+    let both = diff(&before, &after, By::Process);
+    assert_eq!(both.notes[0], "BEFORE is of process 1165, AFTER of process 77.");
+    before.report.filter.pid = None;
+    let error = compare(&before.exhibit(), &after.exhibit(), By::Process).unwrap_err();
+    assert!(error.to_string().contains("AFTER is of one process"), "{error}");
+}
+
+#[test]
+fn classes_that_a_name_chose_are_compared_by_name() {
+    let (mut before, mut after) = incident();
+    before.report.filter.size_classes.clear();
+    before.report.filter.caches = vec!["kmalloc-cg-*".into()];
+    after.report.filter.size_classes = vec![8, 512, 4 << 20];
+    for (recorded, objects) in [(&mut before, 10), (&mut after, 5000)] {
+        let accounted = held(sample::pod_worker(), "kmalloc-cg-512", &FILES, objects);
+        recorded.profile.samples.push(accounted);
+    }
+    let both = diff(&before, &after, By::Cache);
+    let caches: Vec<&str> = both.owners.iter().map(|row| row.cache.as_str()).collect();
+    assert_eq!(caches, ["kmalloc-cg-512"]);
+    // Both, by name and by size.
+    before.report.filter.size_classes = vec![512];
+    assert_eq!(diff(&before, &after, By::Cache).owners.len(), 2);
 }
 
 #[test]
@@ -301,7 +404,10 @@ fn machines_kernels_and_windows_that_differ_are_told() {
     after.report.host.kernel = "6.1.0".into();
     after.report.window_s = 300.0;
     after.report.filter.min_age_s = 5.0;
-    let notes = diff(&before, &after, By::Process).notes.join("\n");
+    let diff = diff(&before, &after, By::Process);
+    let perhaps = "Perhaps, as the recordings count from different ages (--min-age): kubelet";
+    assert!(diff.verdict.summary.starts_with(perhaps), "{}", diff.verdict.summary);
+    let notes = diff.notes.join("\n");
     for part in [
         "two machines: node7 and node8",
         "two kernels, 6.12.0 and 6.1.0",
@@ -401,6 +507,18 @@ fn what_is_freed_unseen_is_not_blamed() {
 }
 
 #[test]
+fn it_is_the_growth_that_is_freed_unseen_or_not() {
+    let side = |objects, unfollowed_objects| {
+        Recorded::of(vec![Sample { unfollowed_objects, ..kubelet(objects) }])
+    };
+    let unfollowed =
+        |before, after| diff(&before, &after, By::Process).owners[0].difference.unfollowed;
+    assert!(!unfollowed(side(5000, 5000), side(9000, 4500)));
+    assert!(unfollowed(side(9000, 0), side(12_000, 2000)));
+    assert!(!unfollowed(side(100, 100), side(100, 100)));
+}
+
+#[test]
 fn pictures_have_two_counts() {
     let (before, after) = incident();
     let diff = diff(&before, &after, By::Process);
@@ -421,6 +539,10 @@ fn pictures_have_two_counts() {
     picture::svg(&diff, &mut drawn).unwrap();
     let drawn = String::from_utf8(drawn).unwrap();
     assert!(drawn.contains("What changed: node7, 30 s before, 1 min after"), "{drawn}");
+    // By chance only, so that it has no colour.
+    assert!(drawn.contains(">coredns (414,720 bytes, 4.47%)<"), "{drawn}");
+    // What is divided by a sample is said.
+    assert!(drawn.contains("; AFTER is not exact: 5.1 % of the bytes"), "{drawn}");
     // systemd went, and is there.
     assert!(drawn.contains("systemd (921,600 bytes"), "{drawn}");
 }

@@ -39,12 +39,13 @@ fn totals(diff: &Diff, page: &mut Page) {
     }
     page.line(Paint::Plain, "");
     for total in &diff.totals {
+        let bytes = |bytes: u64| format!("{}{}", about(total.estimated), human::bytes(bytes));
         let text = format!(
             "{}: {} in {} before, {} in {} after",
             total.of,
-            human::bytes(total.before.bytes),
+            bytes(total.before.bytes),
             human::seconds(diff.before.window_s),
-            human::bytes(total.after.bytes),
+            bytes(total.after.bytes),
             human::seconds(diff.after.window_s),
         );
         page.paragraph(Paint::Plain, "  ", &text);
@@ -96,8 +97,7 @@ fn columns(diff: &Diff, rows: &[&Row], width: usize) -> Vec<Column> {
     };
     let heading = if diff.by == "process" { "OWNER".to_owned() } else { diff.by.to_uppercase() };
     let rate = |rate: f64, difference: &Difference| {
-        let mark = if difference.estimated { "~" } else { "" };
-        format!("{mark}{}", human::size(rate * 60.0))
+        format!("{}{}", about(difference.estimated), human::size(rate * 60.0))
     };
     let mut names = vec![
         column("CHANGE", true, &|row| mark(&row.difference)),
@@ -115,7 +115,7 @@ fn columns(diff: &Diff, rows: &[&Row], width: usize) -> Vec<Column> {
     let numbers = [
         column("WAS/MIN", false, &|row| rate(row.difference.before.bytes_per_s, &row.difference)),
         column("NOW/MIN", false, &|row| rate(row.difference.after.bytes_per_s, &row.difference)),
-        column("MORE/MIN", false, &|row| signed(row.difference.change_bytes_per_s)),
+        column("MORE/MIN", false, &|row| signed(&row.difference)),
     ];
     squeeze(&mut names, width.saturating_sub(taken(&numbers)));
     names.into_iter().chain(numbers).collect()
@@ -126,9 +126,16 @@ fn mark(difference: &Difference) -> String {
     format!("{}{mark}", difference.change.as_str())
 }
 
-fn signed(bytes_per_s: f64) -> String {
-    let size = human::size(bytes_per_s * 60.0);
-    if bytes_per_s > 0.0 { format!("+{size}") } else { size }
+/// Before what is scaled up.
+const fn about(estimated: bool) -> &'static str {
+    if estimated { "~" } else { "" }
+}
+
+fn signed(difference: &Difference) -> String {
+    let about = about(difference.estimated);
+    let size = human::size(difference.change_bytes_per_s * 60.0);
+    let plus = if difference.change_bytes_per_s > 0.0 { "+" } else { "" };
+    format!("{about}{plus}{size}")
 }
 
 fn stacks(diff: &Diff, top: usize, page: &mut Page) {
@@ -140,11 +147,11 @@ fn stacks(diff: &Diff, top: usize, page: &mut Page) {
     page.heading("Code paths");
     for (number, stack) in rows.iter().take(top).enumerate() {
         let difference = &stack.difference;
-        let about = if difference.standard_error_bytes_per_s.is_none() { "~" } else { "" };
+        let about = about(difference.estimated);
         let line = format!(
-            "  {} {about}{}, {} in {}: {} before, {} after",
+            "  {} {}, {} in {}: {about}{} before, {about}{} after",
             mark(difference),
-            signed(difference.change_bytes_per_s) + "/min",
+            signed(difference) + "/min",
             names::who(&stack.owner.owner()),
             terminal(&stack.cache),
             per_minute(difference.before.bytes_per_s),
@@ -170,8 +177,9 @@ fn stacks(diff: &Diff, top: usize, page: &mut Page) {
         page.line(Paint::Dim, "");
         page.line(Paint::Dim, &format!("… {} more changed (--top)", rows.len() - top));
     }
-    if rows.iter().any(|stack| stack.difference.standard_error_bytes_per_s.is_none()) {
-        let text = "estimated: what one function holds is divided among stacks by a sample of them";
+    if rows.iter().take(top).any(|stack| stack.difference.estimated) {
+        let text = "estimated: divided among the stacks of a function by a sample of them, or scaled up from \
+                    a part of the objects; see the notes";
         page.paragraph(Paint::Dim, "~ ", text);
     }
 }
@@ -193,7 +201,8 @@ fn trust(diff: &Diff, page: &mut Page) {
         Paint::Plain,
         "matched",
         "programs by name and unit, pod or cgroup, never by pid; paths by functions; what is left behind by \
-         the minute of window; a change is one of more than a tenth and three standard errors",
+         the minute of window; a change is one of more than a tenth and three standard errors, by the \
+         minute and in sum",
     );
     for note in &diff.notes {
         entry(page, Paint::Warn, "note", &terminal(note));

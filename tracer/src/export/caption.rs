@@ -1,7 +1,14 @@
 //! What pictures and profiles say of themselves: what was traced, where, and how far to trust it.
 
+use std::collections::BTreeMap;
+
 use super::Exhibit;
-use crate::report::{Report, followed, human, ledger, names, sanitize::terminal};
+use crate::report::{
+    Report, followed, human,
+    ledger::{self, Ledger},
+    names,
+    sanitize::terminal,
+};
 
 /// Longest subtitle that fits above a flame graph of 1,200 pixels.
 const SUBTITLE: usize = 160;
@@ -29,17 +36,22 @@ pub(crate) fn subtitle(what: &Exhibit<'_>) -> String {
     let rows = what.profile.samples.iter();
     let held = ledger::sums(rows.map(|sample| (&*sample.cache, sample.outstanding_bytes)));
     let mut parts = vec![format!("{} not freed", ledger::words(&held))];
-    if let Some(rate) =
-        what.report.verdict.growth_bytes_per_s.filter(|_| what.report.verdict.growing)
-    {
-        parts.push(format!("growing by {}/s", human::size(rate)));
+    let verdict = &what.report.verdict;
+    if let Some(rate) = verdict.growth_bytes_per_s.filter(|_| verdict.growing) {
+        // It is not of all that is held, but of the culprit.
+        let who = verdict.owner.as_ref().map_or_else(|| "it".into(), names::who);
+        parts.push(format!("{who} grows by {}/s", human::size(rate)));
     }
     parts.extend(doubts(what));
-    let mut line = parts.join("; ");
-    if line.chars().count() > SUBTITLE {
-        line = line.chars().take(SUBTITLE - 1).chain(['…']).collect();
+    fitting(parts.join("; "))
+}
+
+/// As much of a subtitle as there is room for.
+pub(crate) fn fitting(line: String) -> String {
+    if line.chars().count() <= SUBTITLE {
+        return line;
     }
-    line
+    line.chars().take(SUBTITLE - 1).chain(['…']).collect()
 }
 
 /// Everything to know of it, a sentence each.
@@ -76,15 +88,22 @@ pub(crate) fn doubts(what: &Exhibit<'_>) -> Vec<String> {
         let each = (1.0 / sampling.fraction).round();
         doubts.push(format!("estimated from objects at 1 in {each} addresses"));
     } else {
-        let sum = |estimated: bool| -> f64 {
-            let rows = profile.samples.iter().filter(|sample| !estimated || sample.estimated);
-            rows.map(|sample| sample.outstanding_bytes as f64).sum()
-        };
-        // Of one sum over all books, as a share means the same in each.
-        let (part, all) = (sum(true), sum(false));
-        if part > 0.0 {
-            let part = human::percent(part / all);
-            doubts.push(format!("{part} of the bytes divided among stacks by sampling"));
+        // Books are never added up: of the one of which it is most.
+        let mut books: BTreeMap<Ledger, (f64, f64)> = BTreeMap::new();
+        for sample in &profile.samples {
+            let (part, all) = books.entry(Ledger::of_cache(&sample.cache)).or_default();
+            let bytes = sample.outstanding_bytes as f64;
+            *all += bytes;
+            *part += if sample.estimated { bytes } else { 0.0 };
+        }
+        books.retain(|_, (_, all)| *all > 0.0);
+        let several = books.len() > 1;
+        let shares = books.into_iter().map(|(book, (part, all))| (part / all, book));
+        let most = shares.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        if let Some((part, book)) = most.filter(|(part, _)| *part > 0.0) {
+            let of = if several { format!("the {book}") } else { "the bytes".to_owned() };
+            let part = human::percent(part);
+            doubts.push(format!("{part} of {of} divided among stacks by sampling"));
         }
     }
     let unfollowed = profile.samples.iter().map(|sample| sample.unfollowed_objects);
@@ -126,11 +145,33 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_of_one_book() {
+        let report = sample::nothing();
+        let sample = |cache: &str, outstanding_bytes, estimated| crate::report::profile::Sample {
+            cache: cache.into(),
+            outstanding_bytes,
+            estimated,
+            ..Default::default()
+        };
+        let samples = vec![
+            sample("kmalloc-512", 300, true),
+            sample("kmalloc-512", 100, false),
+            sample("page order-0 movable", 900, false),
+            sample("page order-0 movable", 100, true),
+        ];
+        let mut profile = Profile { samples, ..Profile::default() };
+        let doubts = |profile: &Profile| doubts(&Exhibit { report: &report, profile });
+        assert_eq!(doubts(&profile)[0], "75 % of the slab memory divided among stacks by sampling");
+        profile.samples.truncate(2);
+        assert_eq!(doubts(&profile)[0], "75 % of the bytes divided among stacks by sampling");
+    }
+
+    #[test]
     fn doubts_are_said() {
         let report = sample::lossy();
         let profile = sample::profile(&report);
         let what = Exhibit { report: &report, profile: &profile };
-        insta::assert_snapshot!(subtitle(&what), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling; 120,000 objects not followed; 2 updates refused; 1 missed free co…");
+        insta::assert_snapshot!(subtitle(&what), @"7.1 MiB not freed; kubelet[1165] grows by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling; 120,000 objects not followed; 2 updates refused; 1 mi…");
         insta::assert_snapshot!(notes(&what).join("\n"), @r"
         Perhaps kubelet (pid 1165), but 120,000 objects were not followed and only 41 % of kmalloc-512's growth is explained: trace again with a larger --max-objects.
         Traced by kleak 0.1.0 for 30 s on node7, Linux 6.12.0 x86_64.

@@ -5,6 +5,7 @@ use std::io;
 use crate::report::{Report, profile::Profile};
 
 pub(crate) mod caption;
+mod changes;
 pub mod files;
 pub mod folded;
 pub mod frames;

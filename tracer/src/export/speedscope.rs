@@ -71,6 +71,7 @@ struct Sampled {
 struct Measure {
     name: &'static str,
     unit: &'static str,
+    is_growth: bool,
     of: fn(&Sample) -> Option<f64>,
 }
 
@@ -78,17 +79,20 @@ const MEASURES: [Measure; 3] = [
     Measure {
         name: "bytes not freed",
         unit: "bytes",
+        is_growth: false,
         of: |sample| Some(sample.outstanding_bytes as f64),
     },
     Measure {
         name: "objects not freed",
         unit: "none",
+        is_growth: false,
         of: |sample| Some(sample.outstanding_objects as f64),
     },
     // A weight cannot be negative.
     Measure {
         name: "growth, bytes/s (of what grows)",
         unit: "bytes",
+        is_growth: true,
         of: |sample| sample.growth_bytes_per_s,
     },
 ];
@@ -112,6 +116,9 @@ fn file(what: &Exhibit<'_>) -> File {
                 continue;
             }
             let mut sampled = measure.profile(book, books.len() > 1);
+            if measure.is_growth && own().any(|(_, sample)| sample.growth_estimated) {
+                sampled.name.push_str(", divided among stacks by what they hold");
+            }
             for (path, sample) in own() {
                 let Some(weight) = (measure.of)(sample).filter(|n| n.is_finite() && *n > 0.0)
                 else {
@@ -126,7 +133,7 @@ fn file(what: &Exhibit<'_>) -> File {
     }
     File {
         schema: SCHEMA,
-        name: caption::title(what.report),
+        name: format!("{} ({})", caption::title(what.report), caption::subtitle(what)),
         exporter: format!("kleak {}", env!("CARGO_PKG_VERSION")),
         active_profile_index: active,
         shared,
@@ -228,9 +235,14 @@ mod tests {
             [
                 ("bytes not freed", 7_492_096.0.into()),
                 ("objects not freed", 14_633.0.into()),
-                ("growth, bytes/s (of what grows)", (7_492_096.0 / 30.0).into()),
+                (
+                    "growth, bytes/s (of what grows), divided among stacks by what they hold",
+                    (7_492_096.0 / 30.0).into()
+                ),
             ]
         );
+        let doubts = "2.7 % of the bytes divided among stacks by sampling";
+        assert!(file["name"].as_str().unwrap().contains(doubts), "{}", file["name"]);
         // Root first.
         let first = profiles[0]["samples"][0][0].as_u64().unwrap();
         let frame = &file["shared"]["frames"][usize::try_from(first).unwrap()];

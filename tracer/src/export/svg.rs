@@ -1,13 +1,14 @@
 //! A flame graph as SVG, drawn by inferno: one file to look at in any browser, with zoom and search.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap, StrokeColor};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
 use super::frames::{Frame, Kind};
-use super::{Exhibit, Exporter, caption, held, xml};
+use super::{Exhibit, Exporter, caption, changes, held, xml};
+use crate::report::ledger::Ledger;
 
 /// The SVG format as an [`Exporter`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,12 +23,22 @@ impl Exporter for Svg {
         }
         let caption = Caption {
             title: caption::title(what.report),
-            subtitle: caption::subtitle(what),
+            subtitle: subtitle(what),
             notes: caption::notes(what),
             nothing: "Nothing allocated in the window is still held.".into(),
         };
         drawing.draw(&caption, w)
     }
+}
+
+/// inferno has one root, and so one sum, of which it gives percentages.
+fn subtitle(what: &Exhibit<'_>) -> String {
+    let books: BTreeSet<Ledger> =
+        what.profile.samples.iter().filter(|s| s.outstanding_bytes > 0).map(held::book).collect();
+    if books.len() < 2 {
+        return caption::subtitle(what);
+    }
+    caption::fitting(format!("percentages are of all books together; {}", caption::subtitle(what)))
 }
 
 /// What is written around a flame graph.
@@ -120,12 +131,25 @@ impl Drawing {
         // They are sorted by stack. inferno would sort them with their counts, and then find names such as
         // `a` and `a !` in no order.
         options.no_sort = true;
-        flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), w)
+        let stacks = lines.iter().map(|(line, ..)| line.as_str());
+        if lines.iter().all(|(.., change)| change.is_none()) {
+            return flamegraph::from_lines(&mut options, stacks, w);
+        }
+        let height = options.frame_height as u64;
+        let mut drawn = Vec::new();
+        flamegraph::from_lines(&mut options, stacks, &mut drawn)?;
+        let drawn = String::from_utf8(drawn).map_err(io::Error::other)?;
+        let changed = lines.iter().filter_map(|(line, bytes, change)| {
+            let (stack, _) = line.rsplit_once(' ')?;
+            Some(changes::Line { stack, bytes: *bytes, change: change.unwrap_or(0) })
+        });
+        let changed: Vec<_> = changed.collect();
+        w.write_all(changes::coloured(&drawn, &changed, height).as_bytes())
     }
 
-    /// Lines for inferno, sorted, and what to multiply their counts by: it adds up, and
+    /// Lines for inferno, sorted, each with its width and change, and what to multiply their counts by: it adds up, and
     /// multiplies by 150, in 64 bits.
-    fn lines(&self) -> (Vec<String>, f64) {
+    fn lines(&self) -> (Vec<(String, u64, Option<i64>)>, f64) {
         let total: u128 = self.stacks.values().map(|width| u128::from(width.bytes)).sum();
         // Past 2^53 numbers are not drawn exactly anyway.
         let shift = (128 - total.leading_zeros()).saturating_sub(53);
@@ -134,14 +158,7 @@ impl Drawing {
             if bytes == 0 {
                 return None;
             }
-            Some(match width.change {
-                None => format!("{stack} {bytes}"),
-                Some(change) => {
-                    // inferno takes the difference of two counts, and the second for the width.
-                    let first = i128::from(bytes) - i128::from(change >> shift);
-                    format!("{stack} {} {bytes}", first.max(0))
-                }
-            })
+            Some((format!("{stack} {bytes}"), bytes, width.change.map(|change| change >> shift)))
         };
         (self.stacks.iter().filter_map(line).collect(), 2_f64.powi(shift.cast_signed()))
     }
@@ -203,8 +220,6 @@ fn nothing(caption: &Caption, w: &mut dyn io::Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
     use roxmltree::{Document, ParsingOptions};
 
@@ -268,7 +283,7 @@ mod tests {
             by_id(&document, "title"),
             "kubelet[1165] (kubelet.service) grows kmalloc-512: node7, 30 s"
         );
-        insta::assert_snapshot!(by_id(&document, "subtitle"), @"7.1 MiB not freed; growing by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling");
+        insta::assert_snapshot!(by_id(&document, "subtitle"), @"7.1 MiB not freed; kubelet[1165] grows by 235 KiB/s; 2.7 % of the bytes divided among stacks by sampling");
         let titles = titles(&document);
         for title in [
             "all (7,492,096 bytes, 100%)",
@@ -358,6 +373,12 @@ mod tests {
         report.stacks[2].cache = "page order-0 unmovable".into();
         report.stacks[3].outstanding_bytes = 1_000_000;
         report.stacks[3].user = frames(["main", "load_msg"]);
+        let several = svg(&report);
+        assert!(
+            by_id(&parse(&several), "subtitle")
+                .starts_with("percentages are of all books together; ")
+        );
+        assert!(!svg(&sample::incident()).contains("all books together"));
         for report in [sample::incident(), report] {
             let (ours, theirs) = (svg(&report), through_folded(&report));
             assert_eq!(titles(&parse(&ours)), titles(&parse(&theirs)));
@@ -400,6 +421,45 @@ mod tests {
         assert!(colour("went").ends_with(",255)"), "{}", colour("went"));
         assert_eq!(colour("same"), "rgb(250,250,250)");
         assert!(titles(&document).contains("went (500 bytes, 58.82%; -58.82%)"));
+    }
+
+    #[test]
+    fn every_frame_has_the_change_of_what_is_above_it() {
+        let mut drawing = Drawing::default();
+        let path = |names: [&str; 3]| {
+            names.map(|name| Frame { kind: Kind::Kernel, name: name.into() }).to_vec()
+        };
+        drawing.compare(&path(["daemon", "leaks", "[cache]"]), 100, 300);
+        drawing.compare(&path(["daemon", "mends", "[cache]"]), 60, 10);
+        drawing.compare(&path(["other", "still", "[cache]"]), 40, 40);
+        let mut out = Vec::new();
+        drawing.draw(&Caption::default(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let document = parse(&text);
+        let frames: BTreeSet<(String, String)> = document
+            .descendants()
+            .filter(|node| node.has_tag_name("title"))
+            .map(|title| {
+                let mut shapes = title.parent().unwrap().children();
+                let shape = shapes.find(|node| node.has_tag_name("rect")).unwrap();
+                let fill = shape.attribute("fill").unwrap();
+                (title.text().unwrap().to_owned(), fill.to_owned())
+            })
+            .collect();
+        // Of 400 bytes in width.
+        let expected = [
+            ("[cache] (300 bytes, 75.00%; +50.00%)", "rgb(255,100,100)"),
+            ("[cache] (40 bytes, 10.00%)", "rgb(250,250,250)"),
+            ("[cache] (60 bytes, 15.00%; -12.50%)", "rgb(213,213,255)"),
+            ("all (400 bytes, 100%; +37.50%)", "rgb(255,138,138)"),
+            ("daemon (360 bytes, 90.00%; +37.50%)", "rgb(255,138,138)"),
+            ("leaks (300 bytes, 75.00%; +50.00%)", "rgb(255,100,100)"),
+            ("mends (60 bytes, 15.00%; -12.50%)", "rgb(213,213,255)"),
+            ("other (40 bytes, 10.00%)", "rgb(250,250,250)"),
+            ("still (40 bytes, 10.00%)", "rgb(250,250,250)"),
+        ];
+        let expected = expected.map(|(title, fill)| (title.to_owned(), fill.to_owned()));
+        assert_eq!(frames, BTreeSet::from(expected));
     }
 
     proptest! {

@@ -100,6 +100,7 @@ pub(super) fn caches(
     }
     let everything = globs.is_empty()
         && evidence.filter.kinds == ["kmalloc"]
+        && evidence.filter.caches.is_empty()
         && evidence.filter.size_classes.iter().all(|class| chosen.contains(class));
     if !everything {
         said.extend(keep_caches(evidence, &chosen, globs));
@@ -109,7 +110,12 @@ pub(super) fn caches(
 
 /// The class of the recording that serves so many bytes.
 fn class_for(evidence: &Evidence, size: u64) -> Result<u64, NarrowError> {
-    let recorded = &evidence.filter.size_classes;
+    let mut recorded = evidence.filter.size_classes.clone();
+    // Of classes that were followed for the names of their caches only what was met is known.
+    let met = evidence.snapshot.sites.iter().filter(|(_, facts)| facts.site.kind == kind::KMALLOC);
+    recorded.extend(met.filter_map(|(key, _)| classes::size_in_name(name(evidence, *key)?)));
+    recorded.sort_unstable();
+    recorded.dedup();
     // The recorder's kernel may have other classes, but then these are among them or are not.
     let standard = classes::Classes::default().class_for(size);
     let class = [Some(size), standard].into_iter().flatten().find(|class| recorded.contains(class));
@@ -180,14 +186,21 @@ fn keep_caches(
         .filter_map(|key| evidence.snapshot.sites.get(key))
         .map(|facts| facts.site.kind)
         .collect();
-    let classes: BTreeSet<u64> = kept
-        .iter()
-        .filter(|key| {
-            evidence.snapshot.sites.get(*key).is_some_and(|f| f.site.kind == kind::KMALLOC)
-        })
-        .filter_map(|key| classes::size_in_name(name(evidence, *key)?))
-        .chain(chosen.iter().copied())
-        .collect();
+    let recorded = std::mem::take(&mut evidence.filter.caches);
+    let names = if globs.is_empty() {
+        let of_kept = |glob: &String| match globset::Glob::new(glob) {
+            Ok(glob) => {
+                let glob = [glob.compile_matcher()];
+                kept.iter()
+                    .filter_map(|key| name(evidence, *key))
+                    .any(|n| wants(&glob, n, evidence))
+            }
+            Err(_) => false,
+        };
+        recorded.into_iter().filter(of_kept).collect()
+    } else {
+        globs.iter().map(|glob| glob.glob().glob().to_owned()).collect()
+    };
 
     evidence.loss.frees_of_older_objects = older;
     let snapshot = &mut evidence.snapshot;
@@ -211,8 +224,9 @@ fn keep_caches(
             kinds.contains(&kind) || (kind == kind::KMALLOC && !chosen.is_empty())
         })
     });
-    filter.size_classes = classes.into_iter().collect();
-    filter.caches = globs.iter().map(|glob| glob.glob().glob().to_owned()).collect();
+    // A class that was followed for the names of its caches is not all there.
+    filter.size_classes.retain(|class| chosen.contains(class));
+    filter.caches = names;
     let note = (nameless > 0).then(|| {
         format!(
             "{} whose slab cache is not known {} left out.",
@@ -418,6 +432,19 @@ mod tests {
         let mut evidence = incident(20);
         caches(&mut evidence, &[512], &[glob("page*")]).unwrap();
         assert_eq!(names(&report(&evidence)).len(), 2);
+    }
+
+    #[test]
+    fn names_that_the_run_asked_for_stay_where_something_of_them_does() {
+        let mut evidence = incident(20);
+        evidence.filter.size_classes = vec![];
+        evidence.filter.caches = vec!["kmalloc-*".to_owned(), "page*".to_owned()];
+        caches(&mut evidence, &[512], &[]).unwrap();
+        let report = report(&evidence);
+        assert_eq!(names(&report), ["kmalloc-512"]);
+        assert_eq!(report.filter.caches, ["kmalloc-*"]);
+        // The class was followed for its name.
+        assert_eq!(report.filter.size_classes, [0; 0]);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub struct Host {
 /// What was followed, and how it is shown.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Filter {
-    /// Size classes, bytes.
+    /// `kmalloc` classes followed whatever their caches are called, bytes; with none, those of [`Filter::caches`].
     pub size_classes: Vec<u64>,
     /// `kmalloc`, `cache`, `page`, `percpu`.
     pub kinds: Vec<String>,

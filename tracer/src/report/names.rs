@@ -97,10 +97,16 @@ pub fn list(names: &[String]) -> String {
     }
 }
 
+/// The functions from the one that called the allocator on, leaf first; all, where there is no other.
+pub(crate) fn past_allocator(kernel: &[Arc<str>]) -> &[Arc<str>] {
+    let past = kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);
+    kernel.get(past..).unwrap_or_default()
+}
+
 /// The functions that say what a stack is about: past the allocator, nearest first.
 pub fn path(kernel: &[Arc<str>], frames: usize) -> Vec<String> {
-    let past = kernel.iter().position(|frame| !is_allocator(frame)).unwrap_or(0);
-    kernel.iter().skip(past).take(frames).map(|frame| terminal(frame).into_owned()).collect()
+    let kernel = past_allocator(kernel).iter();
+    kernel.take(frames).map(|frame| terminal(frame).into_owned()).collect()
 }
 
 /// Whether a frame is an allocator itself, which is on every stack and tells nothing.

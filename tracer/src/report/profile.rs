@@ -56,6 +56,9 @@ pub struct Sample {
     pub trend: Vec<u64>,
     /// Scaled up from a sample of the stacks, or from a fraction of the objects.
     pub estimated: bool,
+    /// Whether growth and trend are: as `estimated`, or divided in proportion to what is outstanding among the
+    /// paths of one call site, whose sum is exact.
+    pub growth_estimated: bool,
     /// It is what is *not* outstanding of a call site (freed, younger than `--min-age`, or not tracked): its
     /// path is not kept, so that `kernel` holds the call site alone, and nothing of it is outstanding.
     pub rest: bool,

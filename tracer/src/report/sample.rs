@@ -24,6 +24,7 @@ pub(crate) fn profile(report: &Report) -> Profile {
         growth_bytes_per_s: Some(stack.outstanding_bytes as f64 / report.window_s),
         trend: (1..=10).map(|step| stack.outstanding_objects / 10 * step).collect(),
         estimated: stack.estimated,
+        growth_estimated: stack.estimated,
         rest: false,
     };
     Profile {

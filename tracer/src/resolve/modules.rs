@@ -22,7 +22,7 @@ impl Modules {
     /// The name has to be the same: between the functions of modules there may lie some that are of none.
     pub(super) fn find(&mut self, address: u64, name: &str) -> Option<Arc<str>> {
         let host = &self.host;
-        let functions = self.functions.get_or_insert_with(|| kallsyms::of_modules(host));
+        let functions = self.functions.get_or_insert_with(|| read(host));
         let after = functions.partition_point(|function| function.address <= address);
         let mut before = functions.get(..after)?.iter().rev();
         let nearest = before.next()?;
@@ -30,6 +30,14 @@ impl Modules {
         let same = |function: &&kallsyms::Foreign| function.address == nearest.address;
         let mut alike = std::iter::once(nearest).chain(before.take_while(same));
         alike.find(|function| *function.name == *name).map(|function| Arc::clone(&function.module))
+    }
+}
+
+/// Without a module loaded there is nothing to find in some 10 MB of text.
+fn read(host: &Host) -> Vec<kallsyms::Foreign> {
+    match std::fs::read(host.proc("modules")) {
+        Ok(loaded) if loaded.is_empty() => Vec::new(),
+        _ => kallsyms::of_modules(host),
     }
 }
 
@@ -68,5 +76,11 @@ mod tests {
         ] {
             assert_eq!(find(address, name), None, "{name}");
         }
+        std::fs::write(dir.path().join("proc/modules"), "").unwrap();
+        let mut none = Modules::of(&Host::new(dir.path()));
+        assert_eq!(none.find(0xffff_ffff_c0a1_0000, "zfs_open"), None);
+        std::fs::write(dir.path().join("proc/modules"), "zfs 1 0 - Live 0x0\n").unwrap();
+        let mut one = Modules::of(&Host::new(dir.path()));
+        assert_eq!(one.find(0xffff_ffff_c0a1_0000, "zfs_open").as_deref(), Some("zfs"));
     }
 }

@@ -79,7 +79,7 @@ impl KernelSymbols {
 
     /// [`Self::name`], with the module where it is a module's: `nf_conntrack_alloc [nf_conntrack]`, as perf
     /// writes it.
-    fn frame(&mut self, address: u64) -> Arc<str> {
+    pub fn frame(&mut self, address: u64) -> Arc<str> {
         if let Some(known) = self.frames.get(&address) {
             return Arc::clone(known);
         }

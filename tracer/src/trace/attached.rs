@@ -15,7 +15,8 @@ pub(super) fn line(plan: &Plan, probe: &Probe) -> String {
         }
         list => format!("kmalloc, {} size classes", list.len()),
     };
-    let caches = if filter.kinds.iter().any(|kind| kind == "cache") {
+    let by_name = !filter.caches.is_empty() || filter.kinds.iter().any(|kind| kind == "cache");
+    let caches = if by_name {
         let names =
             if filter.caches.is_empty() { "*".to_owned() } else { filter.caches.join(", ") };
         format!("caches {names}")

@@ -278,7 +278,7 @@ impl Resolver {
                 continue;
             }
             nameless += usize::from(self.kernel.lookup(address).is_none());
-            names.insert(address, self.kernel.name(address).to_string());
+            names.insert(address, self.kernel.frame(address).to_string());
         }
         if nameless > 0 && nameless == snapshot.sites.len() {
             notes.push(

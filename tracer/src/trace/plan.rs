@@ -274,9 +274,9 @@ fn call_path(host: &Host, remarks: &mut Vec<String>) -> CallPath {
 
 /// What is followed.
 struct Choice {
-    /// kmalloc classes, by name size.
+    /// kmalloc classes chosen by size, whatever their caches are called, by name size.
     classes: Vec<u64>,
-    /// The same as the tracepoint reports them.
+    /// All classes followed, as the tracepoint reports them: of some only caches that are chosen by name.
     slots: Vec<u64>,
     /// Named caches too.
     named: bool,
@@ -336,7 +336,7 @@ fn choose(
     }
     Ok(Choice {
         slots: followed.iter().map(|&class| classes.slot_bytes(class)).collect(),
-        classes: followed,
+        classes: chosen,
         named: !globs.is_empty() && (named_matches || known.is_empty()),
         caches: CacheChoice { globs, aliases, sizes: Some(sizes) },
     })
@@ -448,7 +448,7 @@ fn max_stacks(meminfo: &MemInfo) -> u32 {
 fn filter(args: &TraceArgs, classes: &Classes, choice: &Choice) -> Filter {
     let text = |glob: &Option<GlobMatcher>| glob.as_ref().map(|glob| glob.glob().glob().to_owned());
     let mut kinds = Vec::new();
-    if !choice.classes.is_empty() {
+    if !choice.slots.is_empty() {
         kinds.push("kmalloc".to_owned());
     }
     if choice.named {
@@ -477,4 +477,37 @@ fn filter(args: &TraceArgs, classes: &Classes, choice: &Choice) -> Filter {
 /// The word an option's value is written as.
 fn name_of(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{Filter, Host, choose, filter};
+    use crate::{
+        cli::{Cli, Command},
+        host::classes::Classes,
+    };
+
+    fn filter_of(options: &[&str]) -> Filter {
+        let args = ["kleak", "trace"].iter().chain(options);
+        let Command::Trace(args) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("another command");
+        };
+        let empty = tempfile::tempdir().unwrap();
+        let classes = Classes::default();
+        let choice = choose(&args, &classes, &Host::new(empty.path()), &mut Vec::new()).unwrap();
+        filter(&args, &classes, &choice)
+    }
+
+    #[test]
+    fn a_class_that_a_name_chose_is_not_followed_for_its_size() {
+        let by_name = filter_of(&["--cache", "kmalloc-cg-*"]);
+        assert_eq!(by_name.size_classes, [0; 0]);
+        assert_eq!(by_name.caches, ["kmalloc-cg-*"]);
+        assert!(by_name.kinds.iter().any(|kind| kind == "kmalloc"));
+        let both = filter_of(&["--cache", "kmalloc-cg-*", "--size", "512"]);
+        assert_eq!(both.size_classes, [512]);
+        assert!(filter_of(&[]).size_classes.len() > 10);
+    }
 }

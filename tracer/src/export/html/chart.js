@@ -6,7 +6,7 @@ const LINES = 6;
 const BYTES = Array.from({ length: 60 }, (_, power) => 2 ** power);
 const SECONDS = [
   0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800,
-  3600, 7200, 10800, 21600, 43200, 86400, 172800, 432800, 864000,
+  3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000,
 ];
 
 // Marks at one of these steps, from nothing to what covers `most`: about as many as wanted.
@@ -47,7 +47,8 @@ function chart(holder, rows) {
   const width = Math.max(holder.clientWidth, 320);
   const height = 236;
   const edge = { left: 70, right: 14, top: 10, bottom: 40 };
-  const end = Math.max(DATA.window_s, steps[steps.length - 1]);
+  // Of a window of no length too.
+  const end = Math.max(DATA.window_s, steps[steps.length - 1]) || 1;
   const levels = ticks(most, 4, BYTES);
   const top = levels[levels.length - 1];
   const x = (s) => edge.left + (s / end) * (width - edge.left - edge.right);

@@ -49,7 +49,7 @@ pub(super) struct Data {
 }
 
 /// A path: owner, cache, node, objects, bytes, growth in bytes a second, objects that are freed by paths
-/// that cannot be followed, whether it is estimated; of what is folded, how many and the frame in the place
+/// that cannot be followed, 1 if it is estimated and 2 if its growth is; of what is folded, how many and the frame in the place
 /// of their paths; objects over time.
 #[derive(Debug, Serialize)]
 struct Row(u32, u32, u32, u64, u64, Option<f64>, u64, u8, Option<(u64, u32)>, Vec<u64>);
@@ -93,9 +93,9 @@ pub(super) fn gather(report: &Report, profile: &Profile, bounds: Bounds) -> Data
     }
 }
 
-/// Whether there is anything to show of it: what is held, or was for a while.
+/// Whether it is still held: of what is not, no path is known.
 fn is_held(sample: &Sample) -> bool {
-    !sample.rest && (sample.outstanding_objects > 0 || sample.trend.iter().any(|n| *n > 0))
+    !sample.rest && sample.outstanding_objects > 0
 }
 
 /// In the place of owners that are too many to be told apart.
@@ -152,6 +152,7 @@ fn add(sums: &mut Sample, sample: &Sample) {
         add(sum, *n);
     }
     sums.estimated |= sample.estimated;
+    sums.growth_estimated |= sample.growth_estimated;
 }
 
 fn row(sample: &Sample, (owner, cache, node): (u32, u32, u32), more: Option<(u64, u32)>) -> Row {
@@ -164,7 +165,7 @@ fn row(sample: &Sample, (owner, cache, node): (u32, u32, u32), more: Option<(u64
         // A fitted slope has no worth beyond a thousandth of a byte.
         sample.growth_bytes_per_s.map(|growth| (growth * 1000.0).round() / 1000.0),
         sample.unfollowed_objects,
-        sample.estimated.into(),
+        u8::from(sample.estimated) | u8::from(sample.growth_estimated) << 1,
         more,
         sample.trend.clone(),
     )

@@ -2,25 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::report::sanitize;
-
-/// `text` for the content of an element, or of an attribute in double quotes. What would not be seen, or
-/// turn text around, becomes visible, as on a terminal.
-pub(super) fn text(text: &str) -> String {
-    let safe = sanitize::terminal(text);
-    let mut out = String::with_capacity(safe.len() + 8);
-    for c in safe.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
+/// For the content of an element, or of an attribute in quotes. What would not be seen, or turn text around,
+/// becomes visible, as on a terminal.
+pub(super) use crate::export::xml::escaped as text;
 
 /// A JSON document for a `script` element: in one, `</script>`, `<!--` and `]]>` mean something to the
 /// parser of the page, and nothing that means something can be written without these characters. In JSON

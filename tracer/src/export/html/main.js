@@ -84,12 +84,14 @@ function facts(node) {
     element("span", "dim", kind),
     element("span", "", `${about(estimated, count(tree.bytes[node]))} bytes (${size(tree.bytes[node])})`),
     element("span", "", about(estimated, counted(tree.objects[node], "object"))),
-    element("span", "", about(estimated, shares(node))),
-    element("span", "", about(estimated, growthOf(node))),
+    element("span", "", about(tree.doubtful[node], shares(node))),
+    element("span", "", about(tree.growthEstimated[node], growthOf(node))),
   ];
   if (estimated) {
     const from = DATA.sampled ? "a fraction of the objects" : "a sample of the stacks";
     lines.push(element("span", "warn", `estimated from ${from}`));
+  } else if (tree.growthEstimated[node]) {
+    lines.push(element("span", "warn", "growth divided among the stacks of a function by what they hold"));
   }
   return lines;
 }
@@ -115,7 +117,7 @@ function crumbs() {
     return element("li", "", button);
   }));
   get("reset").hidden = graph.zoom === 0;
-  const sum = about(tree.estimated[graph.zoom], inWords(tree.value[graph.zoom]));
+  const sum = about(tree.doubtful[graph.zoom], inWords(tree.value[graph.zoom]));
   get("sum").textContent = sum;
 }
 
@@ -234,8 +236,8 @@ const figures = [
   },
   {
     key: "growth", title: "Growth", value: (row) => row.growth,
-    cell: (row) => (row.growth === null ? element("span", "dim", "unknown") : about(row.estimated, rate(row.growth))),
-    exact: (row) => (row.growth === null ? "too few points in time" : `${about(row.estimated, count(row.growth))} bytes a second`),
+    cell: (row) => (row.growth === null ? element("span", "dim", "unknown") : about(row.growthEstimated, rate(row.growth))),
+    exact: (row) => (row.growth === null ? "too few points in time" : `${about(row.growthEstimated, count(row.growth))} bytes a second`),
   },
   {
     key: "share", title: "Share", value: (row) => row.bytes,
@@ -311,7 +313,7 @@ function tables() {
   const shown = matching.filter(isShown);
   stacks.show(shown.map(stackRow));
   get("owners-count").textContent = counted(found.size, "row");
-  get("stacks-count").textContent = counted(shown.length, "stack");
+  get("stacks-count").textContent = counted(shown.reduce((sum, sample) => sum + (sample.folded || 1), 0), "stack");
 }
 
 // ---- All of it

@@ -51,8 +51,8 @@ fn write(what: &Exhibit<'_>, bounds: Bounds, w: &mut dyn io::Write) -> io::Resul
     let report = what.report;
     let data = serde_json::to_string(&data::gather(report, what.profile, bounds))?;
     let owners = head::owners(report);
-    let empty = what.profile.samples.iter().all(|s| s.rest || s.outstanding_objects == 0)
-        && report.owners.is_empty();
+    // Owners of what was freed have rows too.
+    let empty = what.profile.samples.iter().all(|s| s.rest || s.outstanding_objects == 0);
     let title = match report.verdict.owner.as_ref() {
         Some(owner) => format!("{} on {} – kleak", names::who(owner), report.host.hostname),
         None => format!("{} – kleak", report.host.hostname),
@@ -75,7 +75,7 @@ fn write(what: &Exhibit<'_>, bounds: Bounds, w: &mut dyn io::Write) -> io::Resul
                     String::new()
                 }
             }
-            "hide_owners" => if empty { " hidden" } else { "" }.into(),
+            "hide_owners" => if empty && report.owners.is_empty() { " hidden" } else { "" }.into(),
             "owners_count" => owners.count.clone(),
             "owners" => owners.table.clone(),
             "owners_more" => owners.more.clone(),

@@ -19,7 +19,7 @@ const cacheName = (cache) => DATA.strings[DATA.caches[cache].name];
 
 const SAMPLES = DATA.samples.map((row) => ({
   owner: row[0], cache: row[1], node: row[2], objects: row[3], bytes: row[4],
-  growth: row[5], unfollowed: row[6], estimated: row[7] === 1,
+  growth: row[5], unfollowed: row[6], estimated: (row[7] & 1) === 1, growthEstimated: (row[7] & 2) === 2,
   // Not a stack but several, with a frame in the place of their paths.
   folded: row[8]?.[0] ?? 0, more: row[8]?.[1] ?? null,
   trend: row[9],
@@ -73,6 +73,7 @@ class Sums {
     this.up = 0;
     this.unfollowed = 0;
     this.estimated = false;
+    this.growthEstimated = false;
     this.trend = [];
   }
 
@@ -81,6 +82,7 @@ class Sums {
     this.bytes += sample.bytes;
     this.unfollowed += sample.unfollowed;
     this.estimated ||= sample.estimated;
+    this.growthEstimated ||= sample.growthEstimated;
     if (sample.growth === null) this.growth = null;
     else {
       if (this.growth !== null) this.growth += sample.growth;
@@ -108,6 +110,6 @@ function ownerRows(samples) {
     row.add(sample);
     row.stacks += sample.folded || 1;
   }
-  for (const row of rows.values()) row.estimated = DATA.sampled;
+  for (const row of rows.values()) row.estimated = row.growthEstimated = DATA.sampled;
   return [...rows.values()];
 }

@@ -27,7 +27,8 @@ class Table {
       } else head.append(column.title);
       return head;
     });
-    table.replaceChildren(element("thead", "", element("tr", "", ...this.heads)), this.body);
+    // With nothing held, what is there without a script is all there is.
+    if (SAMPLES.length > 0) table.replaceChildren(element("thead", "", element("tr", "", ...this.heads)), this.body);
     table.after(this.more);
   }
 

@@ -144,6 +144,22 @@ fn nothing_is_said_to_be_nothing() {
 }
 
 #[test]
+fn where_all_was_freed_its_owners_are_there() {
+    let mut report = sample::incident();
+    report.stacks.clear();
+    for row in &mut report.owners {
+        (row.outstanding_objects, row.outstanding_bytes) = (0, 0);
+    }
+    let document = check(&page_of(&report, &Profile::default(), Bounds::default()));
+    assert_eq!(select(&document, ".nothing").len(), 1);
+    assert_eq!(select(&document, "#owners tbody tr").len(), report.owners.len());
+    assert_eq!(select(&document, "section[hidden]").len(), 0);
+    // The script has no samples to make a table of, and leaves this one.
+    assert!(SCRIPT.contains("if (SAMPLES.length > 0) table.replaceChildren("));
+    assert_eq!(select(&check(&page(&sample::nothing())), "section[hidden]").len(), 1);
+}
+
+#[test]
 fn hostile_names_are_text() {
     for name in HOSTILE {
         let (report, profile) = hostile(name);
@@ -229,6 +245,17 @@ fn a_huge_profile_makes_a_file_that_opens() {
         assert!(page.len() < 10 << 20, "{} bytes", page.len());
         assert!(page.len() > 1 << 20, "{} bytes", page.len());
     }
+}
+
+#[test]
+fn growth_has_a_mark_of_its_own() {
+    let report = sample::incident();
+    let mut profile = sample::profile(&report);
+    for (sample, marks) in profile.samples.iter_mut().zip([(false, true), (true, true)]) {
+        (sample.estimated, sample.growth_estimated) = marks;
+    }
+    let data = embedded(&check(&page_of(&report, &profile, Bounds::default())));
+    assert_eq!((&data["samples"][0][7], &data["samples"][1][7]), (&2.into(), &3.into()));
 }
 
 #[test]

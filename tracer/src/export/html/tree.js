@@ -10,6 +10,7 @@ class Tree {
     this.up = [0];
     this.growth = [0];
     this.estimated = [DATA.sampled];
+    this.growthEstimated = [DATA.sampled];
     // Nodes above the first function, which hold all of an owner or a cache.
     this.whole = [true];
     const known = new Map();
@@ -33,6 +34,7 @@ class Tree {
           this.up.push(0);
           this.growth.push(0);
           this.estimated.push(DATA.sampled);
+          this.growthEstimated.push(DATA.sampled);
           this.whole.push(whole);
         }
         node = child;
@@ -51,6 +53,7 @@ class Tree {
       this.up[node] += Math.max(sample.growth, 0);
     }
     if (!whole && sample.estimated) this.estimated[node] = true;
+    if (!whole && sample.growthEstimated) this.growthEstimated[node] = true;
   }
 
   // Children of each node, one after the other.
@@ -67,6 +70,7 @@ class Tree {
   // Largest first, by the column shown.
   sort(measure) {
     this.value = this[measure];
+    this.doubtful = measure === "up" ? this.growthEstimated : this.estimated;
     for (let node = 0; node < this.parent.length; node += 1) {
       const children = this.child.subarray(this.first[node], this.first[node + 1]);
       if (children.length > 1) children.sort((a, b) => this.value[b] - this.value[a] || a - b);
@@ -108,7 +112,7 @@ class Tree {
       const node = stack.pop();
       if (node > 0 && matches(this.frame[node])) {
         sum += this.value[node];
-        estimated ||= this.estimated[node];
+        estimated ||= this.doubtful[node];
       } else {
         for (const child of this.children(node)) stack.push(child);
       }

@@ -23,8 +23,8 @@ pub(super) fn profile(what: &Exhibit<'_>) -> Profile {
     }
     let mut tables = Tables::default();
     let mut sample_type = Vec::new();
-    for (number, book) in books.iter().enumerate() {
-        for (name, unit) in types(*book, number == 0) {
+    for book in &books {
+        for (name, unit) in types(*book) {
             sample_type.push(ValueType { name: tables.string(&name), unit: tables.string(unit) });
         }
     }
@@ -57,9 +57,10 @@ pub(super) fn profile(what: &Exhibit<'_>) -> Profile {
     }
 }
 
-/// Names as Go's heap profiles have them, in their order; those of further books say whose they are.
-fn types(book: Ledger, first: bool) -> [(String, &'static str); VALUES] {
-    let prefix = if first { "" } else { prefix(book) };
+/// Names as Go's heap profiles have them, in their order, for slab memory; those of other books say whose they
+/// are, whatever else there is, so that profiles of two runs can be compared by them.
+fn types(book: Ledger) -> [(String, &'static str); VALUES] {
+    let prefix = prefix(book);
     [
         ("alloc_objects", "count"),
         ("alloc_space", "bytes"),
@@ -71,21 +72,15 @@ fn types(book: Ledger, first: bool) -> [(String, &'static str); VALUES] {
 
 const fn prefix(book: Ledger) -> &'static str {
     match book {
-        Ledger::Slab => "slab_",
+        Ledger::Slab => "",
         Ledger::Pages => "pages_",
         Ledger::PerCpu => "percpu_",
     }
 }
 
 fn types_note(books: &[Ledger]) -> String {
-    let each: Vec<String> = books
-        .iter()
-        .enumerate()
-        .map(|(number, book)| {
-            let name = if number == 0 { "" } else { prefix(*book) };
-            format!("{name}inuse_space is {book}")
-        })
-        .collect();
+    let each: Vec<String> =
+        books.iter().map(|book| format!("{}inuse_space is {book}", prefix(*book))).collect();
     format!("{}: one is made of the other, so never add them up.", each.join(", "))
 }
 
@@ -107,8 +102,8 @@ fn sample(sample: &profile::Sample, books: &[Ledger], tables: &mut Tables) -> Sa
 
 /// Functions, leaf first, from the one that called the allocator.
 fn stack(sample: &profile::Sample) -> Vec<Frame> {
-    let past = sample.kernel.iter().position(|frame| !names::is_allocator(frame)).unwrap_or(0);
-    let kernel = sample.kernel.iter().skip(past).map(|frame| frames::kernel_function(frame));
+    let kernel =
+        names::past_allocator(&sample.kernel).iter().map(|frame| frames::kernel_function(frame));
     let user = sample.user.iter().map(|frame| frames::user_function(frame));
     let mut stack: Vec<Frame> = kernel.chain(user).collect();
     let pseudo = |name: &str| Frame { kind: Kind::Kernel, name: name.to_owned() };
