@@ -100,8 +100,7 @@ fn read(path: &Path, args: &DiffArgs, doing: &str, progress: &Progress) -> Resul
         say(line);
     }
     frame.evidence.notes.extend(recording.notes(&frame));
-    let report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let (report, profile) = analyse::both(&frame.evidence, &options);
     Ok(Read { report, profile })
 }
 

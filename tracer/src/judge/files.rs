@@ -174,8 +174,7 @@ fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
     let look = Look::default().apply(&mut frame);
     let (options, _) = look.map_err(|error| of_baseline(error.into()))?;
     let notes = recording.notes(&frame);
-    let report = analyse::analyse(&frame.evidence, &options);
-    let profile = analyse::profile(&frame.evidence, &options);
+    let (report, profile) = analyse::both(&frame.evidence, &options);
     Ok(Baseline::new(shown, report, profile).with_notes(notes))
 }
 

@@ -101,8 +101,7 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     if let End::Signal(number) = end {
         return session.saver.finish().map(|()| Outcome::Signal(number));
     }
-    let mut report = analyse::analyse(&evidence, &plan.options);
-    let mut profile = analyse::profile(&evidence, &plan.options);
+    let (mut report, mut profile) = analyse::both(&evidence, &plan.options);
     profile.taken_unix_ns = unix_ns(SystemTime::now());
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
