@@ -5,16 +5,22 @@
 #   examples/ci/run.sh KLEAK leak|clean [OUT]
 #
 # KERNEL=/boot/vmlinuz-… takes another kernel than Debian's newest for clouds. It needs no root, and no KVM.
-# apt install qemu-system-x86 busybox-static cpio gcc libc6-dev
+# It is for x86-64. apt install qemu-system-x86 busybox-static cpio gcc libc6-dev
 set -eu
 
 [ $# -ge 2 ] || { sed -n '5s/^# *//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 kleak=$1 mode=$2 out=${3:-kleak-out}
 case $mode in leak | clean) ;; *) echo "run.sh: the workload is leak or clean, not $mode" >&2; exit 2 ;; esac
+[ "$(uname -m)" = x86_64 ] || { echo "run.sh: it is for x86-64, and this is $(uname -m)" >&2; exit 1; }
 for program in qemu-system-x86_64 busybox cpio cc; do
 	command -v "$program" >/dev/null || { echo "run.sh: there is no $program; see its first lines" >&2; exit 1; }
 done
+# A dynamic one would find no library in there.
+case $(LC_ALL=C ldd "$(command -v busybox)" 2>&1) in
+*"not a dynamic executable"* | *"statically linked"*) ;;
+*) echo "run.sh: busybox is not static: apt install busybox-static" >&2; exit 1 ;;
+esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -23,15 +29,19 @@ trap 'exit 1' INT TERM
 kernel=${KERNEL:-}
 if [ -z "$kernel" ]; then
 	package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-	[ -n "$package" ] || { echo "run.sh: apt knows no linux-image-cloud-amd64; set KERNEL=/path/of/vmlinuz" >&2; exit 1; }
-	cache=${XDG_CACHE_HOME:-$HOME/.cache}/kleak-example/$package
+	[ -n "$package" ] || {
+		echo "run.sh: apt knows no linux-image-cloud-amd64 (on Debian: apt-get update); else set KERNEL=/path/of/vmlinuz" >&2
+		exit 1
+	}
+	cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/kleak-example/$package
 	if [ ! -d "$cache" ]; then
 		(cd "$work" && apt-get download "$package" >&2 && dpkg-deb -x "$package"_*.deb unpacked)
-		mkdir -p "${cache%/*}" && mv "$work/unpacked" "$cache"
+		# There whole or not at all.
+		mkdir -p "${cache%/*}" && mv "$work/unpacked" "$cache.$$" && mv "$cache.$$" "$cache"
 	fi
 	kernel=$(find "$cache" -name 'vmlinuz*' | head -n 1)
 fi
-[ -f "$kernel" ] || { echo "run.sh: no kernel: ${kernel:-none in $package}" >&2; exit 1; }
+[ -r "$kernel" ] || { echo "run.sh: no kernel that can be read: ${kernel:-none in $package}" >&2; exit 1; }
 
 # What it boots into: busybox, kleak, and the workload, all static, in memory.
 root=$work/root

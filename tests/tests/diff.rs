@@ -148,7 +148,11 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
         (&[RECORDING, text(&foreign)?], 2, &["no kleak recording"]),
         (&["--by", "banana", RECORDING, RECORDING], 2, &["banana"]),
         (&["--top", "0", RECORDING, RECORDING], 2, &["--top"]),
-        (&["--svg", text(&copy)?, text(&copy)?, RECORDING], 2, &["--svg names the recording"]),
+        (
+            &["--svg", text(&copy)?, text(&copy)?, RECORDING],
+            2,
+            &["--svg names a file that is read"],
+        ),
         (&["-o", "/no/such/dir/x", RECORDING, RECORDING], 2, &["no directory"]),
         (&["--size", "8k", RECORDING, RECORDING], 2, &["8192"]),
     ];

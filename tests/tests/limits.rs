@@ -180,6 +180,6 @@ fn of_several_thresholds_only_those_that_hold_are_named() -> Result<()> {
         Tracer::json(&["--pid", &pid, "--fail-on", "objects>123456", "--fail-on", "objects>1500"])?;
     assert_eq!(workload.go("count")?, 2000);
     let finished = tracer.interrupt()?.expect(4, &["objects>1500"])?;
-    assert!(!finished.stderr.contains("objects>123456"), "{finished}");
+    assert!(!finished.stderr.contains("fail-on: objects>123456"), "{finished}");
     Ok(())
 }

@@ -277,6 +277,11 @@ impl Judging {
         let all = [("junit", &self.junit), ("markdown", &self.markdown)];
         all.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect()
     }
+
+    /// What it is judged by, which nothing is to be written over.
+    pub fn read(&self) -> impl Iterator<Item = &Path> {
+        self.suppressions.iter().chain(&self.baseline).map(PathBuf::as_path)
+    }
 }
 
 /// Options of `kleak report`.

@@ -1,25 +1,19 @@
 //! Lines on stderr: messages, which stay, and what takes long, which is shown on a terminal only and
 //! leaves nothing behind.
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::io::Write as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::report::{human, sanitize};
+use crate::report::sanitize;
 
 /// How often a terminal is written to at the most, times a second.
 const REDRAWS: u8 = 5;
-/// What is done sooner is not worth a line.
-const WORTH_A_LINE: Duration = Duration::from_millis(300);
 
 /// What is going on.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    started: Instant,
 }
 
 impl Default for Progress {
@@ -37,7 +31,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, started: Instant::now() }
+        Self { bar }
     }
 
     /// Whether anybody would see it.
@@ -50,13 +44,6 @@ impl Progress {
     pub fn show(&self, line: &str) {
         if self.is_shown() {
             self.bar.set_message(sanitize::terminal(line).into_owned());
-        }
-    }
-
-    /// The same when it has taken a while already: `done` of `all`.
-    pub fn step(&self, what: &str, done: u64, all: u64) {
-        if self.is_shown() && self.started.elapsed() >= WORTH_A_LINE {
-            self.show(&format!("{what}: {} of {}", human::count(done), human::count(all)));
         }
     }
 

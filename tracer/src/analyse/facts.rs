@@ -303,7 +303,10 @@ fn view(
     series.scale = facts.map_or(evidence.snapshot.scale, |facts| facts.scale);
     series.by_block = site.is_some_and(|site| site.kind == kind::PAGE);
     let only_class = match evidence.filter.size_classes.as_slice() {
-        [class] if evidence.filter.caches.is_empty() => *class,
+        // Where anything else is followed too, it may be that.
+        [class] if evidence.filter.caches.is_empty() && evidence.filter.kinds == ["kmalloc"] => {
+            *class
+        }
         _ => 0,
     };
     series.size = site.map_or(only_class, |site| u64::from(site.size));

@@ -196,13 +196,58 @@ impl Select {
 
 /// The report that the evidence supports.
 pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
-    let timeline = facts::Timeline::new(evidence);
-    let (all, checks) = sites(evidence, &timeline);
-    let shown = selected(&all, options);
+    Known::of(evidence).report(evidence, options)
+}
+
+/// Everything that `options` select, path by path, whatever they group by.
+pub fn profile(evidence: &Evidence, options: &Options) -> Profile {
+    Known::of(evidence).profile(evidence, options)
+}
+
+/// [`analyse`] and [`profile`], which begin alike.
+pub fn both(evidence: &Evidence, options: &Options) -> (Report, Profile) {
+    let known = Known::of(evidence);
+    (known.report(evidence, options), known.profile(evidence, options))
+}
+
+/// What does not depend on how it is looked at.
+struct Known {
+    timeline: facts::Timeline,
+    /// Every site.
+    all: Vec<facts::SiteView>,
+    /// What the slab allocator says of the counts.
+    checks: BTreeMap<String, reconcile::Check>,
+}
+
+impl Known {
+    fn of(evidence: &Evidence) -> Self {
+        let timeline = facts::Timeline::new(evidence);
+        let mut all = facts::sites(evidence, &timeline);
+        let checks = reconcile::check(evidence, &all);
+        for site in &mut all {
+            if site.unfollowed.is_some() && !unfollowed::confirmed(&checks, &site.cache) {
+                site.series.doubtful = site.series.objects;
+            }
+        }
+        Self { timeline, all, checks }
+    }
+
+    fn profile(&self, evidence: &Evidence, options: &Options) -> Profile {
+        profile::profile(evidence, &selected(&self.all, options), &self.timeline)
+    }
+
+    fn report(&self, evidence: &Evidence, options: &Options) -> Report {
+        report(evidence, options, self)
+    }
+}
+
+fn report(evidence: &Evidence, options: &Options, known: &Known) -> Report {
+    let Known { timeline, all, checks } = known;
+    let shown = selected(all, options);
 
     let parts = group::parts(evidence, &shown, options.by);
     let merged = group::merge(&parts, group::Level::By(options.by));
-    let (mut owners, mut stacks) = group::rows(&merged, &parts, &timeline, options.by);
+    let (mut owners, mut stacks) = group::rows(&merged, &parts, timeline, options.by);
     if let Some(top) = options.top {
         group::keep(top, &mut owners, &mut stacks);
     }
@@ -211,8 +256,8 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         all.iter().filter(|site| site.unfollowed.is_some()).map(|site| site.key).collect();
     let case = verdict::Case {
         evidence,
-        timeline: &timeline,
-        checks: &checks,
+        timeline,
+        checks,
         shown: &shown,
         unfollowed: &unfollowed_keys,
         by: options.by,
@@ -223,8 +268,8 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
     verdict.summary = sanitize::terminal(&verdict.summary).into_owned();
     let mut notes = evidence.notes.clone();
     notes.extend(judged);
-    notes.extend(unfollowed::notes(&evidence.mode, &all, &checks));
-    notes.extend(reconcile::notes(&checks));
+    notes.extend(unfollowed::notes(&evidence.mode, all, checks));
+    notes.extend(reconcile::notes(checks));
     notes.extend(general_notes(evidence, options));
     for note in &mut notes {
         *note = sanitize::terminal(note).into_owned();
@@ -238,7 +283,7 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         window_s: timeline.length_s,
         filter: evidence.filter.clone(),
         verdict,
-        caches: reconcile::rows(evidence, &checks, &shown),
+        caches: reconcile::rows(evidence, checks, &shown),
         owners,
         stacks,
         cgroups: evidence.cgroups,
@@ -250,28 +295,6 @@ pub fn analyse(evidence: &Evidence, options: &Options) -> Report {
         notes,
         judgement: None,
     }
-}
-
-/// Everything that `options` select, path by path, whatever they group by.
-pub fn profile(evidence: &Evidence, options: &Options) -> Profile {
-    let timeline = facts::Timeline::new(evidence);
-    let (all, _) = sites(evidence, &timeline);
-    profile::profile(evidence, &selected(&all, options), &timeline)
-}
-
-/// Every site, and what the slab allocator says of the counts.
-fn sites(
-    evidence: &Evidence,
-    timeline: &facts::Timeline,
-) -> (Vec<facts::SiteView>, BTreeMap<String, reconcile::Check>) {
-    let mut all = facts::sites(evidence, timeline);
-    let checks = reconcile::check(evidence, &all);
-    for site in &mut all {
-        if site.unfollowed.is_some() && !unfollowed::confirmed(&checks, &site.cache) {
-            site.series.doubtful = site.series.objects;
-        }
-    }
-    (all, checks)
 }
 
 fn selected<'a>(all: &'a [facts::SiteView], options: &Options) -> Vec<&'a facts::SiteView> {

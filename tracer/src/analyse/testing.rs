@@ -60,7 +60,11 @@ impl World {
                 cgroup: Some("v2".to_owned()),
                 hostname: "node7".to_owned(),
             },
-            filter: Filter { size_classes: vec![512], ..Filter::default() },
+            filter: Filter {
+                size_classes: vec![512],
+                kinds: vec!["kmalloc".to_owned()],
+                ..Filter::default()
+            },
             snapshot: Snapshot {
                 start_ns: START,
                 at_ns,

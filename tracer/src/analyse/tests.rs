@@ -1080,3 +1080,18 @@ fn everything_followed_has_no_error() {
     );
     assert!(report.sampling.is_none());
 }
+
+#[test]
+fn what_is_lost_has_a_size_only_where_nothing_else_was_followed() {
+    for (kinds, bytes) in [(&["kmalloc"][..], 3 * 512), (&["kmalloc", "page"], 3 * 4096)] {
+        let mut evidence = World::new(20).evidence;
+        evidence.filter.kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let key = GroupKey { site: 0, kernel_stack: -1, user_stack: -1 };
+        let births = even(3, 0..1);
+        let group = Group { objects: 3, requested: 3 * 4096, births, ..Group::default() };
+        evidence.snapshot.groups.insert(key, group);
+        let report = analyse(&evidence, &Options::default());
+        let sizes: Vec<u64> = report.owners.iter().map(|row| row.outstanding_bytes).collect();
+        assert_eq!(sizes, [bytes], "{kinds:?}");
+    }
+}

@@ -47,15 +47,7 @@ pub struct OutputError {
 
 impl OutputError {
     fn new(path: &Path, source: io::Error) -> Self {
-        let missing = || path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists());
-        let why = match (source.kind(), missing()) {
-            (io::ErrorKind::NotFound, Some(parent)) => {
-                format!("there is no directory `{}`", sanitize::terminal(&parent.to_string_lossy()))
-            }
-            (io::ErrorKind::IsADirectory, _) => "it is a directory".into(),
-            _ => source.to_string(),
-        };
-        Self { path: path.to_owned(), why, source }
+        Self { path: path.to_owned(), why: why_not(path, &source), source }
     }
 
     /// Whether the reader went away, which is no failure of ours.
@@ -118,6 +110,18 @@ impl Write for Output {
             Target::Replace { temp, .. } => temp.flush(),
             Target::Held { .. } => Ok(()),
         }
+    }
+}
+
+/// Why `path` cannot be written, in words that say what to mend.
+pub(crate) fn why_not(path: &Path, error: &io::Error) -> String {
+    let missing = || path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists());
+    match (error.kind(), missing()) {
+        (io::ErrorKind::NotFound, Some(parent)) => {
+            format!("there is no directory `{}`", sanitize::terminal(&parent.to_string_lossy()))
+        }
+        (io::ErrorKind::IsADirectory, _) => "it is a directory".to_owned(),
+        _ => error.to_string(),
     }
 }
 

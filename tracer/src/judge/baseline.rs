@@ -79,8 +79,11 @@ impl Baseline {
         let longer = report.window_s / self.report.window_s;
         let longer = if longer.is_finite() { longer } else { 1.0 };
         let allowance = |sample: &Sample| {
-            let had = sample.outstanding_objects;
-            if per_run { had } else { allowed(sample, self.report.window_s, longer.min(LONGEST)) }
+            if per_run {
+                followed(sample)
+            } else {
+                allowed(sample, self.report.window_s, longer.min(LONGEST))
+            }
         };
         let mut allowed: HashMap<Key<'_>, u64> = HashMap::new();
         for sample in &self.profile.samples {
@@ -162,10 +165,15 @@ impl Baseline {
     }
 }
 
+/// What is evidence of a leak: it alone is judged, so it alone excuses.
+const fn followed(sample: &Sample) -> u64 {
+    sample.outstanding_objects.saturating_sub(sample.unfollowed_objects)
+}
+
 /// Objects that a window `longer` times as long as the baseline's may hold.
 fn allowed(sample: &Sample, window_s: f64, longer: f64) -> u64 {
-    let had = sample.outstanding_objects as f64;
-    let each = sample.outstanding_bytes as f64 / had.max(1.0);
+    let had = followed(sample) as f64;
+    let each = sample.outstanding_bytes as f64 / (sample.outstanding_objects as f64).max(1.0);
     let rate = sample.growth_bytes_per_s.unwrap_or(0.0) / each.max(1.0);
     // A slope is a fit: it may well foretell more than there was.
     let with_time = (rate * window_s).clamp(0.0, had);

@@ -118,6 +118,16 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
+    /// Whether it is of an owner's share.
+    pub(super) const fn is_of_share(&self) -> bool {
+        matches!(self.limit, Limit::Share(_))
+    }
+
+    /// Whether it is of what could not be followed.
+    pub(super) const fn is_of_untracked(&self) -> bool {
+        matches!(self.limit, Limit::Untracked(_))
+    }
+
     /// Whether `value` is past the limit.
     pub(super) fn passes(&self, value: f64, limit: f64) -> bool {
         match self.operator {

@@ -1,12 +1,14 @@
 //! Whether a condition holds on what is left, and how that is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
 
 use super::condition::{Condition, Limit};
 use super::remains::Row;
 use crate::report::judgement::Outcome;
 use crate::report::ledger::Ledger;
-use crate::report::{Owner, Report, human, names};
+use crate::report::{Owner, Report, human, names, program::Program};
 
 /// What is left, by kind of memory.
 pub(super) type Books<'a> = BTreeMap<Ledger, Vec<Row<'a>>>;
@@ -29,16 +31,18 @@ pub(super) fn evaluate(
         Limit::Growth(limit) => books.values().find_map(|rows| {
             let bytes = sum(rows.iter().map(|row| row.bytes));
             let held = condition.passes(bytes as f64, limit);
-            held.then(|| left_behind(rows, &human::bytes(bytes)))
+            held.then(|| left_behind(rows, &human::bytes(bytes), |row| row.bytes as f64))
         }),
         Limit::Objects(limit) => books.values().find_map(|rows| {
             let objects = sum(rows.iter().map(|row| row.objects));
             let held = condition.passes_count(objects, limit);
-            held.then(|| left_behind(rows, &human::counted(objects, "object")))
+            let what = human::counted(objects, "object");
+            held.then(|| left_behind(rows, &what, |row| row.objects as f64))
         }),
         Limit::Rate(limit, per) => {
             let known = |rows: &&Vec<Row<'_>>| rows.iter().any(|row| row.rate.is_some());
-            if books.values().any(|rows| !rows.is_empty()) && !books.values().any(|r| known(&r)) {
+            let left = |row: &Row<'_>| row.objects > 0 || row.bytes > 0;
+            if books.values().flatten().any(left) && !books.values().any(|rows| known(&rows)) {
                 unknown = Some("the rate is unknown: the window is too short for two counts");
             }
             books.values().filter(known).find_map(|rows| {
@@ -92,10 +96,33 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
     values.fold(0, u64::saturating_add)
 }
 
-/// `amount left behind`, and by whom.
-fn left_behind<'a>(rows: &'a [Row<'a>], amount: &str) -> (String, Option<&'a Row<'a>>) {
+/// `amount left behind`, and by whom, as `key` counts it.
+fn left_behind<'a>(
+    rows: &'a [Row<'a>],
+    amount: &str,
+    key: impl Fn(&Row<'_>) -> f64,
+) -> (String, Option<&'a Row<'a>>) {
     let holding = rows.iter().filter(|row| row.bytes > 0 || row.objects > 0);
-    blame(&holding, &format!("{amount} left behind"), |row| row.bytes as f64)
+    blame(&holding, &format!("{amount} left behind"), key)
+}
+
+/// What the processes of a program have, taken together: one that is started again and again leaves a little
+/// each time.
+struct Shared<'a> {
+    program: Program,
+    amount: f64,
+    pids: BTreeSet<Option<u32>>,
+    /// The row that has most of it.
+    main: &'a Row<'a>,
+}
+
+impl Shared<'_> {
+    fn name(&self) -> String {
+        match self.pids.len() {
+            0 | 1 => names::who(self.main.owner),
+            many => format!("{} ({many} processes)", names::who(&self.program.owner())),
+        }
+    }
 }
 
 /// `what by owner, through its stack`; only "most by" when others have a part in it.
@@ -104,12 +131,28 @@ fn blame<'a>(
     what: &str,
     key: impl Fn(&Row<'_>) -> f64,
 ) -> (String, Option<&'a Row<'a>>) {
-    let most = rows.clone().reduce(|a, b| if key(b) > key(a) { b } else { a });
+    let mut programs: Vec<Shared<'a>> = Vec::new();
+    let mut places: HashMap<Program, usize> = HashMap::new();
+    for row in rows.clone() {
+        let program = Program::of(row.owner);
+        let place = *places.entry(program.clone()).or_insert(programs.len());
+        if let Some(shared) = programs.get_mut(place) {
+            shared.amount += key(row);
+            shared.pids.insert(row.owner.pid);
+            if key(row) > key(shared.main) {
+                shared.main = row;
+            }
+        } else {
+            let pids = BTreeSet::from([row.owner.pid]);
+            programs.push(Shared { program, amount: key(row), pids, main: row });
+        }
+    }
+    // Of equals the first, which has the largest row.
+    let most = programs.iter().reduce(|a, b| if b.amount > a.amount { b } else { a });
     let Some(guilty) = most else { return (what.to_owned(), None) };
-    let alone = rows.clone().all(|row| row.owner == guilty.owner);
-    let (comma, most) = if alone { ("", "") } else { (",", " most") };
-    let owner = names::who(guilty.owner);
-    (format!("{what}{comma}{most} by {owner}{}", through(guilty)), Some(guilty))
+    let (comma, most) = if programs.len() == 1 { ("", "") } else { (",", " most") };
+    let through = through(guilty.main);
+    (format!("{what}{comma}{most} by {}{through}", guilty.name()), Some(guilty.main))
 }
 
 /// `, most through load_msg < do_msgsnd`: callee before caller, as in the report.
@@ -153,7 +196,7 @@ fn share_of_verdict<'a>(report: &'a Report, books: &'a Books<'a>) -> Option<Shar
     Some(Share { owner, cache, part: report.verdict.share?, row })
 }
 
-/// Of what was not excused: the verdict's owner's share, and when nothing is left of that, the largest.
+/// Of what was not excused: the largest share, be it still that of the verdict's owner or another's.
 fn share_left<'a>(report: &'a Report, books: &'a Books<'a>) -> Option<Share<'a>> {
     let verdict = &report.verdict;
     // Where the verdict found nothing to hold against anyone, nothing is.
@@ -175,14 +218,11 @@ fn share_left<'a>(report: &'a Report, books: &'a Books<'a>) -> Option<Share<'a>>
         let main = own.clone().reduce(|a, b| if amount(b) > amount(a) { b } else { a });
         (own.map(&amount).sum(), main)
     };
-    let named = verdict.owner.as_ref().map(|owner| (owner, of(owner))).filter(|(_, of)| of.0 > 0.0);
-    let (owner, (part, row)) = match named {
-        Some(named) => named,
-        None => rows
-            .iter()
-            .map(|row| (row.owner, of(row.owner)))
-            .reduce(|a, b| if b.1.0 > a.1.0 { b } else { a })?,
-    };
+    let others = rows.iter().map(|row| (row.owner, of(row.owner)));
+    let named = verdict.owner.as_ref().map(|owner| (owner, of(owner)));
+    // The verdict's comes first, so that of equals it is the one.
+    let all = named.into_iter().chain(others).filter(|(_, (amount, _))| *amount > 0.0);
+    let (owner, (part, row)) = all.reduce(|a, b| if b.1.0 > a.1.0 { b } else { a })?;
     let part = (part / total(rows)).clamp(0.0, 1.0);
     Some(Share { owner, cache: row.map(|row| row.cache), part, row })
 }

@@ -14,7 +14,7 @@ use crate::export::output::Output;
 use crate::progress::say;
 use crate::recording::{Look, Recording};
 use crate::report::profile::Profile;
-use crate::report::{Report, sanitize};
+use crate::report::{Report, judgement::Judgement, sanitize};
 use crate::trace::Failure;
 
 /// Names the file that a step of a GitHub job appends its summary to.
@@ -69,15 +69,22 @@ impl Judge {
         report.judgement = Some(judge(report, profile, &rules));
     }
 
-    /// Says what came of it, and writes it. Whether a condition held.
+    /// Says what came of it, and writes it. Whether a condition held, and whether all was written.
     ///
     /// `fenced` says that the report is on standard output between two lines of a [`fence`]. GitHub's runner
     /// reads both streams in no certain order, so that annotations have to follow it there; otherwise
     /// standard output is for data.
     ///
     /// Errors: a file cannot be written; what was to be said is said.
-    pub fn finish(self, report: &Report, fenced: bool) -> Result<bool, Failure> {
+    pub fn finish(self, report: &Report, fenced: bool) -> (bool, Result<(), Failure>) {
+        let held = |judgement: &Judgement| judgement.held().next().is_some();
+        let held = report.judgement.as_ref().is_some_and(held);
+        (held, self.tell(report, fenced))
+    }
+
+    fn tell(self, report: &Report, fenced: bool) -> Result<(), Failure> {
         let judgement = report.judgement.as_ref();
+        let mut summary = None;
         for line in judgement.map(text::lines).unwrap_or_default() {
             say(&if self.github.is_some() { github::inert(&line) } else { line });
         }
@@ -91,15 +98,18 @@ impl Judge {
                 };
                 drop(written);
             }
-            github.append(&markdown::summary(report, judgement))?;
+            summary = Some(github);
         }
-        if let Some(output) = self.markdown {
-            written(output, "Markdown", |output| markdown::write(report, judgement, output))?;
-        }
-        if let Some((output, judgement)) = self.junit.zip(judgement) {
-            written(output, "JUnit XML", |output| junit::write(report, judgement, output))?;
-        }
-        Ok(judgement.is_some_and(|judgement| judgement.held().next().is_some()))
+        // That one of them fails costs none but that.
+        let markdown = self.markdown.map_or(Ok(()), |output| {
+            written(output, "Markdown", |output| markdown::write(report, judgement, output))
+        });
+        let junit = self.junit.zip(judgement).map_or(Ok(()), |(output, judgement)| {
+            written(output, "JUnit XML", |output| junit::write(report, judgement, output))
+        });
+        let summary =
+            summary.map_or(Ok(()), |github| github.append(&markdown::summary(report, judgement)));
+        junit.and(markdown).and(summary)
     }
 }
 
@@ -157,11 +167,12 @@ fn read_suppressions(path: &Path) -> Result<Suppressions, Failure> {
 /// Errors: it is no recording, or nothing of it can be read.
 fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
     let shown = path.to_string_lossy().into_owned();
-    let usage = |why: String| Failure::Usage(format!("--baseline: {why}"));
-    let mut recording = Recording::open(path).map_err(|error| usage(error.to_string()))?;
-    let mut frame = recording.last().map_err(|error| usage(error.to_string()))?;
+    let of_baseline = |failure: Failure| failure.about("--baseline");
+    let open = || Recording::open(path);
+    let mut recording = open().map_err(|error| of_baseline(error.into()))?;
+    let mut frame = recording.last().map_err(|error| of_baseline(error.into()))?;
     let look = Look::default().apply(&mut frame);
-    let (options, _) = look.map_err(|error| usage(error.to_string()))?;
+    let (options, _) = look.map_err(|error| of_baseline(error.into()))?;
     let notes = recording.notes(&frame);
     let report = analyse::analyse(&frame.evidence, &options);
     let profile = analyse::profile(&frame.evidence, &options);

@@ -22,9 +22,9 @@ mod tests;
 pub mod text;
 mod words;
 
-use crate::report::Report;
 use crate::report::judgement::Judgement;
 use crate::report::profile::Profile;
+use crate::report::{Report, human};
 
 pub use baseline::Baseline;
 pub use condition::Condition;
@@ -67,6 +67,18 @@ pub fn judge(report: &Report, profile: &Profile, rules: &Rules<'_>) -> Judgement
     });
     let excused = !applied.suppressed.is_empty()
         || baseline.as_ref().is_some_and(|baseline| !baseline.amounts.is_empty());
+    let lost = report.loss.untracked_objects;
+    if lost > 0 && !rules.conditions.iter().any(Condition::is_of_untracked) {
+        notes.push(format!(
+            "{} not followed, and what became of them is not judged: raise --max-objects, or fail by it \
+             with --fail-on 'untracked>0'.",
+            if lost == 1 {
+                "1 allocation was".to_owned()
+            } else {
+                format!("{} allocations were", human::count(lost))
+            }
+        ));
+    }
     let books = remains.books();
     let conditions = rules
         .conditions

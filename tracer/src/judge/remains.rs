@@ -132,9 +132,9 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn name(&self) -> (Option<&str>, Option<u32>, &str, Option<&str>) {
+    fn name(&self) -> (Option<&str>, Option<u32>, &str, Option<&str>, &str) {
         let owner = self.owner;
-        (owner.comm.as_deref(), owner.pid, self.cache, owner.cgroup.as_deref())
+        (owner.comm.as_deref(), owner.pid, self.cache, owner.cgroup.as_deref(), &owner.kind)
     }
 
     /// The path that most of it came by.

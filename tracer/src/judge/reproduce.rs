@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::Rules;
+use super::{Condition, Rules};
 use crate::report::profile::Profile;
 use crate::report::{Filter, Report, sanitize};
 
@@ -41,7 +41,9 @@ pub(super) fn command_line(report: &Report, profile: &Profile, rules: &Rules<'_>
             option(name, Some(value));
         }
     }
-    if report.command.is_none() {
+    // A command that kleak ended itself would not end by itself again.
+    let ended = report.command.as_ref().is_none_or(|command| command.signal.is_some());
+    if ended {
         option("--duration", Some(&seconds(report.window_s.ceil())));
     }
     if filter.min_age_s > 0.0 {
@@ -52,6 +54,12 @@ pub(super) fn command_line(report: &Report, profile: &Profile, rules: &Rules<'_>
     }
     if profile.samples.iter().any(|sample| !sample.user.is_empty()) {
         option("--user-stacks", None);
+    }
+    if filter.by != "process"
+        && !filter.by.is_empty()
+        && rules.conditions.iter().any(Condition::is_of_share)
+    {
+        option("--by", Some(&filter.by));
     }
     for condition in rules.conditions {
         option("--fail-on", Some(&condition.to_string()));

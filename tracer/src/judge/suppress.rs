@@ -173,15 +173,32 @@ impl Suppression {
     fn matches_stack(&self, sample: &Sample) -> bool {
         let mut frames = sample.kernel.iter().chain(sample.user.iter());
         // The first that matches is as good as any later one: it leaves most for what follows.
-        self.stack.iter().all(|glob| {
-            frames.any(|frame| glob.is_match(&**frame) || glob.is_match(&*function::plain(frame)))
-        })
+        self.stack.iter().all(|glob| frames.any(|frame| names_function(glob, frame)))
     }
+}
+
+/// Whether a pattern names a function: as it is, in a build of its own, or without its module, whose brackets
+/// would be a class of characters in a pattern.
+fn names_function(glob: &GlobMatcher, frame: &str) -> bool {
+    let plain = function::plain(frame);
+    let bare = plain.split_once(" [").map_or(&*plain, |(function, _)| function);
+    glob.glob().glob() == frame || [frame, &*plain, bare].iter().any(|name| glob.is_match(name))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Day;
+    use super::{Day, names_function};
+
+    #[test]
+    fn functions_of_modules_have_their_names() {
+        let names = |pattern: &str, frame: &str| {
+            names_function(&globset::Glob::new(pattern).unwrap().compile_matcher(), frame)
+        };
+        for pattern in ["nf_alloc", "nf_*", "nf_alloc.isra.0 [nf_conntrack]"] {
+            assert!(names(pattern, "nf_alloc.isra.0 [nf_conntrack]"), "{pattern}");
+        }
+        assert!(!names("nf_conntrack", "nf_alloc [nf_conntrack]"));
+    }
 
     #[test]
     fn days() {

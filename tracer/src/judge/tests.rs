@@ -592,7 +592,7 @@ fn the_command_to_reproduce() {
     });
     assert_eq!(
         line(report),
-        "kleak trace --kind kmalloc,page --comm 'a b' --min-age 500ms --stacks all \
+        "kleak trace --kind kmalloc,page --comm 'a b' --duration 30s --min-age 500ms --stacks all \
          --fail-on 'objects>0' -- sh -c $'a\\033'"
     );
 }
@@ -785,4 +785,86 @@ proptest! {
         let expected: u64 = (0..2).map(|odd| by_path(&objects, odd).saturating_sub(by_path(&had, odd))).sum();
         prop_assert_eq!(of(&objects).against(of(&had)).left(), expected);
     }
+}
+
+/// What so many processes of these names left in these caches, each `(pid, comm, cache, objects, bytes)`.
+fn left_by(rows: &[(u32, &str, &str, u64, u64)]) -> Case {
+    let mut report = sample::nothing();
+    for (pid, comm, cache, objects, bytes) in rows {
+        let mut stack = sample::msg_stack(*pid);
+        let owner = Arc::make_mut(&mut stack.owner);
+        owner.pid = Some(*pid);
+        owner.comm = Some((*comm).to_owned());
+        (*cache).clone_into(&mut stack.cache);
+        (stack.outstanding_objects, stack.outstanding_bytes) = (*objects, *bytes);
+        report.stacks.push(stack);
+    }
+    Case::of(report)
+}
+
+#[test]
+fn the_guilty_is_who_has_most_of_all_caches_and_processes() {
+    // Three caches of one against a larger row of another.
+    let case = left_by(&[
+        (1, "a", "kmalloc-512", 800, 400 << 10),
+        (1, "a", "kmalloc-1k", 400, 400 << 10),
+        (1, "a", "kmalloc-2k", 200, 400 << 10),
+        (2, "b", "kmalloc-512", 1000, 500 << 10),
+    ]);
+    assert!(case.holds("growth>1MiB").unwrap().contains("most by a[1]"));
+    // A program that is started again and again.
+    let mut rows: Vec<_> =
+        (0..50).map(|pid| (100 + pid, "worker", "kmalloc-512", 20, 20 << 9)).collect();
+    rows.push((7, "bash", "kmalloc-512", 30, 30 << 9));
+    let message = left_by(&rows).holds("objects>100").unwrap();
+    assert!(message.contains("most by worker (50 processes)"), "{message}");
+    // Objects are no bytes.
+    let case =
+        left_by(&[(1, "few", "kmalloc-8k", 10, 80 << 10), (2, "many", "kmalloc-8", 2000, 16_000)]);
+    assert!(case.holds("objects>100").unwrap().contains("most by many[2]"));
+    assert!(case.holds("growth>1KiB").unwrap().contains("most by few[1]"));
+}
+
+#[test]
+fn a_share_is_the_largest_that_is_left() {
+    let mut case = left_by(&[
+        (1165, "kubelet", "kmalloc-512", 1000, 512_000),
+        (2, "evil", "kmalloc-512", 900, 460_800),
+    ]);
+    case.report.verdict.growing = false;
+    case.report.verdict.owner = Some((*case.profile.samples[0].owner).clone());
+    case.report.verdict.cache = Some("kmalloc-512".into());
+    case.report.verdict.share = Some(0.53);
+    let case =
+        case.suppressing("[[suppress]]\nreason = 'known'\ncomm = 'kubelet'\nmax = '511488B'\n");
+    let message = case.holds("owner.share>0.9").unwrap();
+    assert!(message.contains("evil[2] has 99"), "{message}");
+}
+
+#[test]
+fn a_baseline_excuses_only_what_was_evidence() {
+    let mut before = Case::incident();
+    // All of it could have been freed unseen.
+    for sample in &mut before.profile.samples {
+        sample.unfollowed_objects = sample.outstanding_objects;
+    }
+    let left = Case::incident().left();
+    assert_eq!(Case::incident().against(before).left(), left);
+    assert_eq!(Case::incident().against(Case::incident()).left(), 0);
+}
+
+#[test]
+fn that_nothing_is_left_is_no_lack_of_counts() {
+    let mut case = Case::of(sample::nothing());
+    case.profile.samples.push(Sample { allocated_objects: 10, rest: true, ..Sample::default() });
+    assert_eq!(case.one("growth>1MiB/min").message, None);
+}
+
+#[test]
+fn what_was_not_followed_is_said_of_a_green_run() {
+    let mut case = Case::incident();
+    case.report.loss.untracked_objects = 5;
+    let notes = |texts: &[&str]| case.judge(texts).notes.join(" ");
+    assert!(notes(&["objects>100000"]).contains("5 allocations were not followed"));
+    assert!(!notes(&["objects>100000", "untracked>9"]).contains("not followed"));
 }

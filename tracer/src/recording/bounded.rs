@@ -33,6 +33,18 @@ impl<T, const MOST: usize> FromIterator<T> for Bounded<T, MOST> {
     }
 }
 
+impl<T, const MOST: usize> From<Vec<T>> for Bounded<T, MOST> {
+    fn from(items: Vec<T>) -> Self {
+        Self(items)
+    }
+}
+
+impl<T, const MOST: usize> From<Bounded<T, MOST>> for Vec<T> {
+    fn from(items: Bounded<T, MOST>) -> Self {
+        items.0
+    }
+}
+
 impl<T, const MOST: usize> Bounded<T, MOST> {
     /// Whether a reader would take it.
     pub(super) fn fits(&self) -> bool {

@@ -7,7 +7,8 @@ use kleak_common::{context, kind};
 
 use super::{
     Settings,
-    format::{self, Allocator, Body, Context, most},
+    format::{self, Allocator, Body, Context, Stack},
+    limits::{self, Excess},
 };
 use crate::{
     analyse::{Evidence, Point, SlabCount},
@@ -17,32 +18,25 @@ use crate::{
 
 /// What does not fit together in a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {place} of {of} is not there")]
-pub(super) struct Misfit {
-    what: &'static str,
-    place: i64,
-    of: &'static str,
+pub(super) enum Misfit {
+    /// A row refers to what there is none of.
+    #[error("{what} {place} of {of} is not there")]
+    Missing { what: &'static str, place: i64, of: &'static str },
+    /// It is more than any recording holds.
+    #[error(transparent)]
+    Excess(#[from] Excess),
 }
 
 /// What was recorded.
 ///
 /// Errors: something refers to what is not there.
 pub(super) fn evidence(body: Body) -> Result<(Evidence, Settings), Misfit> {
-    let count_of = |stacks: &[Vec<u32>]| stacks.iter().map(Vec::len).sum::<usize>();
-    let counts: usize = body.sites.iter().map(|site| site.held.len()).sum();
-    for (count, of) in [
-        (count_of(&body.stacks), "the frames of kernel stacks"),
-        (count_of(&body.user_stacks), "the frames of user stacks"),
-    ] {
-        if count > most::FRAMES {
-            return Err(misfit("room for place", count, of));
-        }
-    }
-    if counts > most::COUNTS {
-        return Err(misfit("room for place", counts, "the counts"));
-    }
-    let end_ns = body.start_ns.checked_add(body.length_ns);
-    let end_ns = end_ns.ok_or_else(|| misfit("nanosecond", usize::MAX, "the window"))?;
+    limits::check(&body)?;
+    let end_ns = body.start_ns.checked_add(body.length_ns).ok_or(Misfit::Missing {
+        what: "nanosecond",
+        place: i64::MAX,
+        of: "the window",
+    })?;
     let names: Vec<Arc<str>> = body.names.iter().map(|name| Arc::from(name.as_str())).collect();
     let kernel = stacks(&body.stacks, &names)?;
     let user = stacks(&body.user_stacks, &names)?;
@@ -61,7 +55,7 @@ pub(super) fn evidence(body: Body) -> Result<(Evidence, Settings), Misfit> {
         history: points(&body.points_ns, &body.sites, body.start_ns),
         owners: HashMap::new(),
         cache_names: HashMap::new(),
-        aliases: body.aliases.0.into_iter().map(|row| (row.cache, row.others)).collect(),
+        aliases: body.aliases.0.into_iter().map(|row| (row.cache, row.others.into())).collect(),
         kernel_stacks: HashMap::new(),
         user_stacks: HashMap::new(),
         call_sites: HashMap::new(),
@@ -89,13 +83,8 @@ pub(super) fn evidence(body: Body) -> Result<(Evidence, Settings), Misfit> {
     let settings = Settings {
         top: body.settings.top.map(|top| usize::try_from(top).unwrap_or(usize::MAX)),
         family_only: body.settings.family_only,
-        interval_s: body.settings.interval_s,
     };
     Ok((evidence, settings))
-}
-
-fn misfit(what: &'static str, place: usize, of: &'static str) -> Misfit {
-    Misfit { what, place: i64::try_from(place).unwrap_or(i64::MAX), of }
 }
 
 /// What is at a place of a table.
@@ -106,10 +95,10 @@ fn at<'a, T>(
     of: &'static str,
 ) -> Result<&'a T, Misfit> {
     let found = usize::try_from(place).ok().and_then(|place| table.get(place));
-    found.ok_or(Misfit { what, place: i64::from(place), of })
+    found.ok_or(Misfit::Missing { what, place: i64::from(place), of })
 }
 
-fn stacks(rows: &[Vec<u32>], names: &[Arc<str>]) -> Result<Vec<Frames>, Misfit> {
+fn stacks(rows: &[Stack], names: &[Arc<str>]) -> Result<Vec<Frames>, Misfit> {
     let name = |place: &u32| at(names, *place, "name", "a stack").map(Arc::clone);
     rows.iter().map(|row| row.iter().map(name).collect()).collect()
 }
@@ -120,7 +109,9 @@ fn points(points_ns: &[u64], sites: &[format::Site], start_ns: u64) -> Vec<Point
         .map(|at_ns| Point { at_ns: start_ns.saturating_add(*at_ns), outstanding: HashMap::new() })
         .collect();
     for (key, site) in (1..).zip(sites) {
-        for (point, count) in points.iter_mut().zip(&site.held).filter(|(_, count)| **count > 0) {
+        for (point, count) in
+            points.iter_mut().zip(site.held.iter()).filter(|(_, count)| **count > 0)
+        {
             point.outstanding.insert(key, *count);
         }
     }
@@ -194,7 +185,7 @@ fn add_group(
 ) -> Result<(), Misfit> {
     let site = u64::from(row.site);
     if site == 0 || usize::try_from(site).is_ok_and(|site| site > sites) {
-        return Err(Misfit { what: "site", place: i64::from(row.site), of: "a group" });
+        return Err(Misfit::Missing { what: "site", place: i64::from(row.site), of: "a group" });
     }
     let key = GroupKey {
         site,
@@ -223,7 +214,7 @@ fn add_group(
     };
     match evidence.snapshot.groups.insert(key, group) {
         None => Ok(()),
-        Some(_) => Err(Misfit {
+        Some(_) => Err(Misfit::Missing {
             what: "a second group of site",
             place: i64::from(row.site),
             of: "its stack",

@@ -7,7 +7,8 @@ use kleak_common::{context, kind};
 
 use super::{
     Settings,
-    format::{self, Allocator, Body, Context},
+    format::{self, Allocator, Body, Context, Stack, most},
+    limits,
 };
 use crate::{
     analyse::{Evidence, SlabCount},
@@ -34,7 +35,6 @@ pub(super) fn body(evidence: &Evidence, settings: &Settings) -> Result<Body, Unf
         settings: format::Settings {
             top: settings.top.and_then(|top| u64::try_from(top).ok()),
             family_only: settings.family_only,
-            interval_s: settings.interval_s,
         },
         host: (&evidence.host).into(),
         filter: (&evidence.filter).into(),
@@ -58,8 +58,8 @@ pub(super) fn body(evidence: &Evidence, settings: &Settings) -> Result<Body, Unf
         points_ns: evidence.history.iter().map(|point| since_start(point.at_ns)).collect(),
         names: tables.names.items.into_iter().collect(),
         owners: tables.owners.items.iter().map(Into::into).collect(),
-        stacks: tables.stacks.into_iter().collect(),
-        user_stacks: tables.user_stacks.into_iter().collect(),
+        stacks: tables.stacks.into(),
+        user_stacks: tables.user_stacks.into(),
         sites,
         groups,
     };
@@ -91,7 +91,7 @@ fn site_keys(evidence: &Evidence) -> Vec<u64> {
 fn site(evidence: &Evidence, key: u64, tables: &mut Tables) -> Result<format::Site, Unfit> {
     let held = evidence.history.iter();
     let held = held.map(|point| point.outstanding.get(&key).copied().unwrap_or(0)).collect();
-    let held = without_zeros(held);
+    let held = without_zeros(held).into();
     let Some(facts) = evidence.snapshot.sites.get(&key).filter(|_| key != 0) else {
         return Ok(format::Site { lost: true, held, ..format::Site::default() });
     };
@@ -216,23 +216,26 @@ impl<T: Clone + Eq + std::hash::Hash> Table<T> {
 struct Tables {
     names: Table<String>,
     owners: Table<Owner>,
-    stacks: Vec<Vec<u32>>,
-    user_stacks: Vec<Vec<u32>>,
+    stacks: Vec<Stack>,
+    user_stacks: Vec<Stack>,
 }
 
 impl Tables {
-    fn frames(&mut self, frames: Option<&Frames>) -> Vec<u32> {
+    fn frames(&mut self, frames: Option<&Frames>) -> Stack {
         let names = frames.into_iter().flat_map(|frames| frames.iter());
         names
-            .map(|name| match self.names.places.get(name.as_ref()) {
-                Some(place) => *place,
-                None => self.names.place(name.as_ref().to_owned()),
+            .map(|name| {
+                let name = name.get(..name.floor_char_boundary(most::NAME)).unwrap_or_default();
+                match self.names.places.get(name) {
+                    Some(place) => *place,
+                    None => self.names.place(name.to_owned()),
+                }
             })
             .collect()
     }
 }
 
-fn slabs(evidence: &Evidence) -> super::bounded::Bounded<format::Slab, { format::most::CACHES }> {
+fn slabs(evidence: &Evidence) -> super::bounded::Bounded<format::Slab, { most::CACHES }> {
     let mut rows: BTreeMap<&str, format::Slab> = BTreeMap::new();
     let count = |count: &SlabCount| format::SlabCount {
         active: count.active_objects,
@@ -260,9 +263,7 @@ fn counts<const MOST: usize>(
 
 /// Other names of the caches that a report may name. Of a cache without a name, the report makes one up from
 /// its size.
-fn aliases(
-    evidence: &Evidence,
-) -> super::bounded::Bounded<format::Alias, { format::most::CACHES }> {
+fn aliases(evidence: &Evidence) -> super::bounded::Bounded<format::Alias, { most::CACHES }> {
     let named: BTreeSet<&str> = evidence.cache_names.values().map(String::as_str).collect();
     let mut rows: Vec<format::Alias> = evidence
         .aliases
@@ -270,7 +271,7 @@ fn aliases(
         .filter(|(name, _)| {
             named.contains(name.as_str()) || name.starts_with("kmalloc-") || *name == "unknown"
         })
-        .map(|(name, others)| format::Alias { cache: name.clone(), others: others.clone() })
+        .map(|(name, others)| format::Alias { cache: name.clone(), others: others.clone().into() })
         .collect();
     rows.sort_unstable_by(|a, b| a.cache.cmp(&b.cache));
     rows.into_iter().collect()
@@ -278,17 +279,22 @@ fn aliases(
 
 /// Whether a reader will take it.
 fn check(body: &Body) -> Result<(), Unfit> {
-    let frames = |stacks: &[Vec<u32>]| stacks.iter().map(Vec::len).sum::<usize>();
-    let counts: usize = body.sites.iter().map(|site| site.held.len()).sum();
+    limits::check(body).map_err(|excess| Unfit(excess.to_string()))?;
+    let deep = |stacks: &[Stack]| stacks.iter().all(Stack::fits);
+    let filter = &body.filter;
     for (fits, what) in [
         (body.names.fits(), "names"),
         (body.owners.fits(), "owners"),
         (body.sites.fits(), "sites"),
         (body.groups.fits(), "groups"),
         (body.stacks.fits() && body.user_stacks.fits(), "stacks"),
-        (frames(&body.stacks) <= format::most::FRAMES, "functions in stacks"),
-        (frames(&body.user_stacks) <= format::most::FRAMES, "functions in user stacks"),
-        (body.points_ns.fits() && counts <= format::most::COUNTS, "points in time"),
+        (deep(&body.stacks) && deep(&body.user_stacks), "functions in a stack"),
+        (body.points_ns.fits(), "points in time"),
+        (body.sites.iter().all(|site| site.held.fits()), "points in time"),
+        (body.aliases.iter().all(|alias| alias.others.fits()), "names of a slab cache"),
+        (filter.kinds.fits() && filter.caches.fits(), "slab caches asked for"),
+        (filter.size_classes.fits(), "size classes"),
+        (body.command.as_ref().is_none_or(|command| command.argv.fits()), "arguments"),
         (body.notes.fits() && body.slabinfo.fits() && body.aliases.fits(), "slab caches"),
         (body.queued.fits(), "slab caches"),
         (body.older_frees.as_ref().is_none_or(super::bounded::Bounded::fits), "slab caches"),

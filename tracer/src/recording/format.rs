@@ -14,18 +14,28 @@ pub(super) const SCHEMA: &str = "kleak.recording/1";
 pub(super) mod most {
     /// Names of functions and caches; owners.
     pub(in super::super) const NAMES: usize = 1 << 20;
+    /// Bytes of one name, of a function, slab cache or owner.
+    pub(in super::super) const NAME: usize = 64 << 10;
     /// Sites.
     pub(in super::super) const SITES: usize = 1 << 18;
     /// Stacks of one kind.
     pub(in super::super) const STACKS: usize = 1 << 20;
-    /// Frames of all stacks of one kind together.
-    pub(in super::super) const FRAMES: usize = 1 << 25;
+    /// Frames of one stack. The kernel side takes 127, and inlined functions may be among them.
+    pub(in super::super) const DEPTH: usize = 1 << 10;
+    /// Frames of all stacks of one kind together: 131,072 of 127 fit.
+    pub(in super::super) const FRAMES: usize = 1 << 24;
     /// Groups.
-    pub(in super::super) const GROUPS: usize = 1 << 22;
-    /// Points in time.
-    pub(in super::super) const POINTS: usize = 1 << 10;
+    pub(in super::super) const GROUPS: usize = 1 << 20;
+    /// Points in time; a run keeps fewer than 64.
+    pub(in super::super) const POINTS: usize = 1 << 7;
     /// Counts of sites at points in time.
-    pub(in super::super) const COUNTS: usize = 1 << 25;
+    pub(in super::super) const COUNTS: usize = 1 << 23;
+    /// Bytes of the names of all sites, each of its owner, slab cache and function.
+    pub(in super::super) const SITE_NAMES: usize = 1 << 28;
+    /// The same of the sites of all groups, with the functions that a row of a stack is called by.
+    pub(in super::super) const GROUP_NAMES: usize = 1 << 29;
+    /// Arguments of the command: what execve takes, 2 MiB, and what else of a list it never is.
+    pub(in super::super) const ARGUMENTS: usize = 1 << 18;
     /// Slab caches, and other short lists.
     pub(in super::super) const CACHES: usize = 1 << 16;
 }
@@ -58,21 +68,29 @@ macro_rules! mirror {
             $(#[serde(skip_serializing_if = "is_default")] pub(super) $field: $type,)*
         }
 
+        // Lists are bounded in the file only.
+        #[allow(clippy::useless_conversion, reason = "of most fields the type is the same")]
         impl From<&$source> for $name {
             fn from(source: &$source) -> Self {
                 // By its fields, so that a new one of the report is not forgotten here.
                 let $source { $($field,)* } = source;
-                Self { $($field: $field.clone(),)* }
+                Self { $($field: $field.clone().into(),)* }
             }
         }
 
+        #[allow(clippy::useless_conversion, reason = "of most fields the type is the same")]
         impl From<$name> for $source {
             fn from(stored: $name) -> Self {
-                Self { $($field: stored.$field,)* }
+                Self { $($field: stored.$field.into(),)* }
             }
         }
     };
 }
+
+/// Frames of a stack, leaf first: places in [`Body::names`].
+pub(super) type Stack = Bounded<u32, { most::DEPTH }>;
+/// A short list of names.
+pub(super) type Names = Bounded<String, { most::CACHES }>;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -91,9 +109,9 @@ mirror! {
 mirror! {
     /// What was followed, and how the run showed it.
     Filter of report::Filter {
-        size_classes: Vec<u64>,
-        kinds: Vec<String>,
-        caches: Vec<String>,
+        size_classes: Bounded<u64, { most::CACHES }>,
+        kinds: Names,
+        caches: Names,
         pid: Option<u32>,
         comm: Option<String>,
         cgroup: Option<String>,
@@ -185,7 +203,7 @@ mirror! {
 mirror! {
     /// The command.
     Command of report::Command {
-        argv: Vec<String>,
+        argv: Bounded<String, { most::ARGUMENTS }>,
         pid: u32,
         exit_status: Option<i32>,
         signal: Option<i32>,
@@ -229,9 +247,9 @@ pub(super) struct Body {
     pub(super) names: Bounded<String, { most::NAMES }>,
     pub(super) owners: Bounded<Owner, { most::NAMES }>,
     /// Kernel stacks, leaf first: places in `names`.
-    pub(super) stacks: Bounded<Vec<u32>, { most::STACKS }>,
+    pub(super) stacks: Bounded<Stack, { most::STACKS }>,
     /// User stacks likewise.
-    pub(super) user_stacks: Bounded<Vec<u32>, { most::STACKS }>,
+    pub(super) user_stacks: Bounded<Stack, { most::STACKS }>,
     pub(super) sites: Bounded<Site, { most::SITES }>,
     pub(super) groups: Bounded<Group, { most::GROUPS }>,
 }
@@ -242,7 +260,6 @@ pub(super) struct Body {
 pub(super) struct Settings {
     pub(super) top: Option<u64>,
     pub(super) family_only: bool,
-    pub(super) interval_s: Option<f64>,
 }
 
 /// A row of `/proc/slabinfo` at the beginning and at the end.
@@ -275,7 +292,7 @@ pub(super) struct Count {
 #[serde(default)]
 pub(super) struct Alias {
     pub(super) cache: String,
-    pub(super) others: Vec<String>,
+    pub(super) others: Names,
 }
 
 /// Allocators ([`kleak_common::kind`]).
@@ -345,7 +362,7 @@ pub(super) struct Site {
     pub(super) scale: u64,
     /// Outstanding of any age at `points_ns`; zeros at the end are left out.
     #[serde(skip_serializing_if = "is_default")]
-    pub(super) held: Vec<u64>,
+    pub(super) held: Bounded<u64, { most::POINTS }>,
 }
 
 /// Outstanding objects of one site and stack.

@@ -17,7 +17,7 @@ pub(super) const LONGEST_TITLE: u32 = 4096;
 /// Longest first line of a frame.
 const LONGEST_HEAD: usize = 4096;
 /// Most that a frame may hold when unpacked. One of 100,000 groups holds some 20 MB.
-const MOST_UNPACKED: u64 = 1 << 30;
+const MOST_UNPACKED: u64 = 256 << 20;
 /// zstd's own default. At 10 it takes five times as long, on a node that is short of time, and saves a
 /// seventh.
 const LEVEL: i32 = 3;
@@ -39,17 +39,45 @@ pub(super) fn is_skippable(magic: [u8; 4]) -> bool {
 
 /// A frame of data.
 ///
-/// Errors: none but for memory.
+/// Errors: it is more than would be read again.
 pub(super) fn pack(head: &Head, body: &Body) -> io::Result<Vec<u8>> {
+    pack_within(MOST_UNPACKED, head, body)
+}
+
+fn pack_within(most: u64, head: &Head, body: &Body) -> io::Result<Vec<u8>> {
     let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
     encoder.include_checksum(true)?;
     // The serialiser writes a few bytes at a time.
-    let mut lines = io::BufWriter::with_capacity(64 << 10, encoder);
+    let limited = Limited { to: encoder, left: most };
+    let mut lines = io::BufWriter::with_capacity(64 << 10, limited);
     serde_json::to_writer(&mut lines, head)?;
     lines.write_all(b"\n")?;
+    // A block of its own: most frames fit one, and of one that is cut nothing can be unpacked.
+    lines.flush()?;
     serde_json::to_writer(&mut lines, body)?;
     lines.write_all(b"\n")?;
-    lines.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
+    lines.into_inner().map_err(io::IntoInnerError::into_error)?.to.finish()
+}
+
+/// What takes only so many bytes.
+struct Limited<W> {
+    to: W,
+    left: u64,
+}
+
+impl<W: Write> Write for Limited<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(io::Error::other("it would be larger than a recording may be"));
+        }
+        let written = self.to.write(bytes)?;
+        self.left = self.left.saturating_sub(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// The first line of the frame that `packed` is at, as yet unchecked.
@@ -165,5 +193,36 @@ pub(super) fn take<const LENGTH: usize>(file: &mut impl Read) -> io::Result<Opti
         Ok(()) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::{
+        Kind,
+        testing::{body, head, incident},
+    };
+
+    #[test]
+    fn no_more_is_written_than_is_read() {
+        let evidence = incident(5);
+        let (head, body) = (head(1, Kind::Final, &evidence), body(&evidence));
+        let packed = pack(&head, &body).unwrap();
+        let mut text = Vec::new();
+        Decoder::with_buffer(packed.as_slice()).unwrap().read_to_end(&mut text).unwrap();
+        let length = text.len() as u64;
+        assert_eq!(pack_within(length, &head, &body).unwrap(), packed);
+        let error = pack_within(length - 1, &head, &body).unwrap_err();
+        assert!(error.to_string().contains("larger than a recording may be"), "{error}");
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_says_what_it_was() {
+        let evidence = incident(5);
+        let packed = pack(&head(1, Kind::Final, &evidence), &body(&evidence)).unwrap();
+        for length in [packed.len() / 2, packed.len() - 1] {
+            assert_eq!(peek(&packed[..length]).unwrap().kind, Kind::Final);
+        }
     }
 }

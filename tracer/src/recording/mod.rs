@@ -32,6 +32,7 @@ mod encode;
 mod foreign;
 mod format;
 mod frame;
+mod limits;
 mod look;
 mod narrow;
 mod pace;
@@ -70,12 +71,10 @@ pub enum Kind {
 }
 
 /// How the run looked at its evidence, so far as [`Filter`](crate::report::Filter) does not say it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `--top`; `None` when it was not given.
     pub top: Option<usize>,
     /// Only descendants of the command: with `-- COMMAND`.
     pub family_only: bool,
-    /// `--interval`, seconds.
-    pub interval_s: Option<f64>,
 }

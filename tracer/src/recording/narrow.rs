@@ -34,6 +34,17 @@ pub enum NarrowError {
         /// What was left out.
         recorded: String,
     },
+    /// So old is less than can be told from nothing.
+    #[error(
+        "--min-age {asked} leaves less than a twentieth of the recording, which is of {window} and tells \
+         births by twentieths; give less"
+    )]
+    Last {
+        /// What was asked for.
+        asked: String,
+        /// Length of the window.
+        window: String,
+    },
     /// Nothing could get that old.
     #[error("--min-age {asked} is not shorter than the recording, which is of {window}")]
     TooOld {
@@ -193,9 +204,12 @@ fn keep_caches(
 
     evidence.loss.frees_of_older_objects = older;
     let snapshot = &mut evidence.snapshot;
-    // Objects without a site are of no cache that anybody knows.
-    let nameless =
-        snapshot.groups.iter().filter(|(key, _)| !snapshot.sites.contains_key(&key.site));
+    // Objects without a site are of no cache that anybody knows, and a site may be of one that has no name.
+    let nameless = snapshot.groups.iter().filter(|(key, _)| {
+        let name = evidence.cache_names.get(&key.site);
+        let known = snapshot.sites.contains_key(&key.site);
+        !kept.contains(&key.site) && (!known || name.is_none_or(|name| name == "unknown"))
+    });
     let nameless = nameless.map(|(_, group)| group.objects).fold(0, u64::saturating_add);
     snapshot.sites.retain(|key, _| kept.contains(key));
     snapshot.groups.retain(|key, _| kept.contains(&key.site));
@@ -244,25 +258,33 @@ pub(super) fn min_age(
         return Ok(Vec::new());
     }
     let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-    let Some(older_ns) = length_ns.checked_sub(age_ns).filter(|left| *left > 0) else {
+    let older_ns = length_ns.saturating_sub(age_ns);
+    // As they were cut when the snapshot was taken. The last is longer by a remainder, and holds the youngest.
+    let slice_ns = (length_ns / BIRTH_SLICES as u64).max(1);
+    let slices = usize::try_from(older_ns / slice_ns).unwrap_or(BIRTH_SLICES);
+    let slices = slices.min(BIRTH_SLICES - 1);
+    // Nothing would be left, whatever there was, and a `--fail-on` would hold of nothing.
+    if slices == 0 {
         if lack == Lack::Taken {
             evidence.snapshot.groups.clear();
             evidence.filter.min_age_s = age_s;
             return Ok(Vec::new());
         }
-        let (asked, window) = (human::seconds(age_s), human::seconds(length_ns as f64 / 1e9));
-        return Err(NarrowError::TooOld { asked, window });
-    };
-    // As they were cut when the snapshot was taken. The last is longer by a remainder, and holds the youngest.
-    let slice_ns = (length_ns / BIRTH_SLICES as u64).max(1);
-    let slices = usize::try_from(older_ns / slice_ns).unwrap_or(BIRTH_SLICES);
-    let slices = slices.min(BIRTH_SLICES - 1);
+        let (asked, window) = (precise(age_s), human::seconds(length_ns as f64 / 1e9));
+        return Err(if older_ns == 0 {
+            NarrowError::TooOld { asked: human::seconds(age_s), window }
+        } else {
+            NarrowError::Last { asked, window }
+        });
+    }
     let taken_ns = length_ns.saturating_sub(slice_ns.saturating_mul(slices as u64));
     let taken_s = taken_ns as f64 / 1e9;
 
     let mut divided = false;
-    evidence.snapshot.groups.retain(|_, group| {
-        divided |= !cut(group, slices);
+    let snapshot = &mut evidence.snapshot;
+    snapshot.groups.retain(|key, group| {
+        let size = snapshot.sites.get(&key.site).map_or(0, |facts| facts.site.size);
+        divided |= !cut(group, slices, size.into());
         group.objects > 0
     });
     evidence.filter.min_age_s = taken_s;
@@ -289,8 +311,9 @@ fn precise(s: f64) -> String {
     if s < 60.0 { format!("{s:.3} s") } else { human::seconds(s) }
 }
 
-/// Leaves what was born in the first slices; whether all of it is known exactly.
-fn cut(group: &mut Group, slices: usize) -> bool {
+/// Leaves what was born in the first slices, of a site of objects of `size` bytes; whether all of it is known
+/// exactly.
+fn cut(group: &mut Group, slices: usize, size: u64) -> bool {
     let mut objects = 0_u64;
     for (slice, count) in group.births.iter_mut().enumerate() {
         if slice < slices {
@@ -305,8 +328,10 @@ fn cut(group: &mut Group, slices: usize) -> bool {
         let part = u128::from(whole) * u128::from(objects) / u128::from(before.max(1));
         u64::try_from(part).unwrap_or(u64::MAX)
     };
-    // Objects of one stack most often ask for as many bytes each.
-    let exact = objects == 0 || objects == before || group.requested.is_multiple_of(before.max(1));
+    // Where each fills its place, each asked for as much. Others of one stack most often do too, but nothing
+    // says so.
+    let full = group.requested == before.saturating_mul(size);
+    let exact = objects == 0 || objects == before || full;
     group.requested = part(group.requested);
     group.weight = if group.weight > 0 && objects > 0 { part(group.weight).max(1) } else { 0 };
     group.objects = objects;
@@ -451,7 +476,8 @@ mod tests {
     #[test]
     fn a_least_age_leaves_the_old() {
         let mut evidence = incident(20);
-        assert!(min_age(&mut evidence, Duration::from_secs(5)).unwrap().is_empty());
+        let said = min_age(&mut evidence, Duration::from_secs(5)).unwrap();
+        assert!(said.len() == 1 && said[0].contains("are estimated"), "{said:?}");
         let report = report(&evidence);
         assert!((report.filter.min_age_s - 5.0).abs() < 1e-9);
         let of = |comm: &str| {
@@ -467,7 +493,10 @@ mod tests {
     fn an_age_between_is_rounded_up_and_said() {
         let mut evidence = incident(20);
         let said = min_age(&mut evidence, Duration::from_millis(4300)).unwrap();
-        insta::assert_snapshot!(said.join("\n"), @r"--min-age 4.3 s is taken as 5.000 s: the recording tells births by twentieths of its window.");
+        insta::assert_snapshot!(said.join("\n"), @r"
+        --min-age 4.3 s is taken as 5.000 s: the recording tells births by twentieths of its window.
+        With this --min-age, bytes asked for, and bytes of pages, are estimated: the recording does not tell them by birth.
+        ");
         assert!((evidence.filter.min_age_s - 5.0).abs() < 1e-9);
     }
 
@@ -483,15 +512,52 @@ mod tests {
     }
 
     #[test]
+    fn an_age_that_leaves_nothing_is_an_error() {
+        let age = Duration::from_millis(19_500);
+        let mut evidence = incident(20);
+        let error = min_age(&mut evidence, age).unwrap_err().to_string();
+        insta::assert_snapshot!(error, @r"--min-age 19.500 s leaves less than a twentieth of the recording, which is of 20 s and tells births by twentieths; give less");
+        assert!(report(&evidence).owners.iter().any(|row| row.outstanding_objects > 0));
+        // Early in a window nothing is that old.
+        super::min_age(&mut evidence, age, Lack::Taken).unwrap();
+        assert!(report(&evidence).owners.iter().all(|row| row.outstanding_objects == 0));
+        let mut evidence = incident(20);
+        min_age(&mut evidence, Duration::from_secs(19)).unwrap();
+        assert!(report(&evidence).owners.iter().any(|row| row.outstanding_objects > 0));
+    }
+
+    #[test]
+    fn objects_of_a_cache_without_a_name_are_told() {
+        let mut evidence = incident(20);
+        let coredns = evidence.cache_names.iter().find(|(_, name)| *name == "kmalloc-1k");
+        let coredns = *coredns.unwrap().0;
+        evidence.cache_names.insert(coredns, "unknown".to_owned());
+        let groups = evidence.snapshot.groups.iter();
+        let of_it: u64 =
+            groups.filter(|(key, _)| key.site == coredns).map(|(_, g)| g.objects).sum();
+        assert!(of_it > 0);
+        let said = caches(&mut evidence.clone(), &[], &[glob("kmalloc-512")]).unwrap();
+        let expected = format!("{} objects whose slab cache is not known are left out.", of_it + 2);
+        assert_eq!(said, [expected]);
+        // Who asks for them gets them.
+        let said = caches(&mut evidence, &[], &[glob("unknown")]).unwrap();
+        assert_eq!(said, ["2 objects whose slab cache is not known are left out."]);
+    }
+
+    #[test]
     fn pages_of_many_ages_are_estimated() {
         let births = std::array::from_fn(|slice| u64::from(slice < 10));
         let mut group =
             Group { objects: 10, requested: 4096 * 7, weight: 3, births, ..Group::default() };
-        assert!(!cut(&mut group, 5));
+        assert!(!cut(&mut group, 5, 8192));
         assert_eq!((group.objects, group.requested, group.weight), (5, 4096 * 7 / 2, 1));
         let mut even = Group { objects: 10, requested: 5120, births, ..Group::default() };
-        assert!(cut(&mut even, 5));
+        assert!(cut(&mut even, 5, 512));
         assert_eq!((even.objects, even.requested, even.weight), (5, 2560, 0));
+        // 100 and 300 bytes make 200 each, which none of them is of.
+        let mut mixed = Group { objects: 10, requested: 2000, births, ..Group::default() };
+        assert!(!cut(&mut mixed, 5, 512));
+        assert!(cut(&mut mixed.clone(), 5, 512), "all of it is left");
     }
 
     proptest! {

@@ -62,6 +62,9 @@ fn name(path: &Path) -> String {
     sanitize::terminal(&path.to_string_lossy()).into_owned()
 }
 
+/// Frames that are unpacked in search of one that can be read.
+const MOST_TRIED: usize = 256;
+
 /// What can be read and moved about in.
 trait Source: Read + Seek {}
 
@@ -171,7 +174,7 @@ impl Recording {
     ///
     /// Errors: there is none.
     pub fn last(&mut self) -> Result<Frame, ReadError> {
-        for index in (0..self.frames.len()).rev() {
+        for index in (0..self.frames.len()).rev().take(MOST_TRIED) {
             if let Some(frame) = self.frame(index)? {
                 self.answer = Some(index);
                 return Ok(frame);

@@ -15,19 +15,19 @@ use crate::{
     progress::{Progress, say},
     trace::{
         Failure, Outcome,
-        outputs::{Outputs, Printing, check_paths},
+        outputs::{Outputs, Printing, check_paths, ended_with},
     },
 };
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        use std::io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         let message = error.to_string();
         match error {
             ReadError::Foreign { .. } | ReadError::Nothing { .. } => Self::Usage(message),
             ReadError::Newer { .. } => Self::Cannot(message),
             ReadError::Io { source, .. } => match source.kind() {
-                NotFound | IsADirectory => Self::Usage(message),
+                NotFound | IsADirectory | NotADirectory => Self::Usage(message),
                 PermissionDenied => Self::Cannot(message),
                 _ => Self::Failed(message),
             },
@@ -37,10 +37,7 @@ impl From<ReadError> for Failure {
 
 impl From<LookError> for Failure {
     fn from(error: LookError) -> Self {
-        match error {
-            LookError::Narrow(error) => Self::Usage(error.to_string()),
-            error @ LookError::Recorded { .. } => Self::Usage(error.to_string()),
-        }
+        Self::Usage(error.to_string())
     }
 }
 
@@ -54,6 +51,9 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     written.extend(args.judging.written());
     check_paths(&written)?;
     check_source(&args.file, &written)?;
+    for source in args.judging.read() {
+        check_source(source, &written)?;
+    }
     let judge = Judge::open(&args.judging)?;
     let progress = Progress::new();
     let (mut recording, mut frame) = open(&args.file, &progress)?;
@@ -81,14 +81,13 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
         }
     }
     frame.evidence.notes.extend(recording.notes(&frame));
-    let mut report = analyse::analyse(&frame.evidence, &options);
-    let mut profile = analyse::profile(&frame.evidence, &options);
+    let (mut report, mut profile) = analyse::both(&frame.evidence, &options);
     profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    let held = judge.finish(&report, outputs.fenced())?;
-    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    Ok(if held { Outcome::ConditionHeld } else { Outcome::Done })
+    let (held, judged) = judge.finish(&report, outputs.fenced());
+    let written = outputs.finish(&Exhibit { report: &report, profile: &profile });
+    ended_with(held, Outcome::Done, [judged, written])
 }
 
 /// Runs `kleak export`.
@@ -120,8 +119,10 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     check_paths(&written)?;
     check_source(&args.file, &written)?;
     let progress = Progress::new();
-    let files = Files::open(&wanted)?;
     let (recording, mut frame) = open(&args.file, &progress)?;
+    // Not before: standard input may take its time, and a signal would leave the files that are not yet in
+    // place.
+    let files = Files::open(&wanted)?;
     let (options, said) = args.look.look().apply(&mut frame)?;
     let notes = recording.notes(&frame);
     frame.evidence.notes.extend(notes.iter().cloned());
@@ -130,8 +131,7 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     for line in said.iter().chain(&notes) {
         say(line);
     }
-    let report = analyse::analyse(&frame.evidence, &options);
-    let mut profile = analyse::profile(&frame.evidence, &options);
+    let (report, mut profile) = analyse::both(&frame.evidence, &options);
     profile.taken_unix_ns = frame.taken_unix_ns();
     files
         .write(&Exhibit { report: &report, profile: &profile })
@@ -160,9 +160,39 @@ pub(crate) fn check_source(file: &Path, written: &[(&str, &Path)]) -> Result<(),
     };
     let Some(source) = place(file) else { return Ok(()) };
     match written.iter().find(|(_, path)| place(path) == Some(source)) {
-        Some((option, _)) => Err(Failure::Usage(format!(
-            "--{option} names the recording that is read; give another file"
-        ))),
+        Some((option, _)) => {
+            Err(Failure::Usage(format!("--{option} names a file that is read; give another")))
+        }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn exported(line: &[&str]) -> Failure {
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Export(args) => export(&args).unwrap_err(),
+            _ => unreachable!("of another command"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_before_the_recording_is_read() {
+        let failure = exported(&["kleak", "export", "/no/run.kleak", "--folded", "/not/there/out"]);
+        assert!(
+            matches!(&failure, Failure::Usage(why) if why.contains("/no/run.kleak")),
+            "{failure:?}"
+        );
+    }
+
+    #[test]
+    fn a_path_through_a_file_is_a_mistake_on_the_command_line() {
+        let failure = exported(&["kleak", "export", "/proc/version/x", "--format", "folded"]);
+        assert!(matches!(failure, Failure::Usage(_)), "{failure:?}");
     }
 }

@@ -5,13 +5,15 @@ use std::{io::Cursor, path::Path};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    Frame, Kind, Look, ReadError, Recording, Settings, decode, encode,
-    format::{Body, Group, Head, Site},
+    Frame, Kind, Look, ReadError, Recording, Settings,
+    bounded::Bounded,
+    decode, encode,
+    format::{Body, Group, Head, Owner, Site},
     frame,
     testing::{arbitrary, body, file, head, incident, read},
 };
 use crate::{
-    analyse::{By, Evidence, Options, Select, analyse, profile},
+    analyse::{By, Evidence, Options, Select, analyse, both, profile},
     report::{Report, text},
 };
 
@@ -100,7 +102,9 @@ proptest! {
         let read = recorded(&evidence);
         let (live, again) = (analyse(&evidence, &options), analyse(&read, &options));
         prop_assert_eq!(&live, &again);
-        prop_assert_eq!(profile(&evidence, &options), profile(&read, &options));
+        let (report, profile_of_both) = both(&read, &options);
+        prop_assert_eq!(&report, &again);
+        prop_assert_eq!(&profile_of_both, &profile(&evidence, &options));
         // What was read can be written again.
         prop_assert_eq!(body(&read), body(&recorded(&read)));
         // And nothing in it steers a terminal.
@@ -114,7 +118,7 @@ fn options_of_the_run_are_kept_and_can_be_overridden() {
     let mut evidence = incident(20);
     evidence.filter.by = "pod".to_owned();
     evidence.filter.comm = Some("core*".to_owned());
-    let settings = Settings { top: Some(3), family_only: false, interval_s: Some(5.0) };
+    let settings = Settings { top: Some(3), family_only: false };
     let stored = encode::body(&evidence, &settings).unwrap();
     let mut bytes = frame::title("0.1.0");
     bytes.extend(frame::pack(&head(1, Kind::Final, &evidence), &stored).unwrap());
@@ -207,6 +211,16 @@ fn every_prefix_is_an_error_or_says_that_it_ends_early() {
 }
 
 #[test]
+fn of_a_frame_that_is_cut_it_is_known_how_much_is_lost() {
+    let (file, places) = (three(), places());
+    for length in [places[2] + 300, places[3] - 1] {
+        let (_, said) = notes(&file[..length]);
+        assert!(said[0].contains("(the final report, at 20 s of the window)"), "{said:?}");
+        assert!(said[1].contains("the first 10 s of 20 s of the window"), "{said:?}");
+    }
+}
+
+#[test]
 fn damage_costs_the_frame_that_it_is_in() {
     let (file, places) = (three(), places());
     // In the last: the one before it is told of.
@@ -264,7 +278,7 @@ fn all_of_it_damaged_is_an_error() {
     }
     let error = read(&file).map(|_| ()).unwrap_err();
     assert!(matches!(error, ReadError::Nothing { .. }), "{error}");
-    insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: frame 3 of 1.5 KiB (the final report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 2 of 1.4 KiB (a checkpoint, at 10 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 1 of 1.5 KiB (a checkpoint, at 5 s of the window) is left out: it is damaged (Restored data doesn't match checksum)");
+    insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: frame 3 of 1.5 KiB (the final report, at 20 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 2 of 1.5 KiB (a checkpoint, at 10 s of the window) is left out: it is damaged (Restored data doesn't match checksum); frame 1 of 1.5 KiB (a checkpoint, at 5 s of the window) is left out: it is damaged (Restored data doesn't match checksum)");
     let error = read(&file[..places[0]]).map(|_| ()).unwrap_err();
     insta::assert_snapshot!(error.to_string(), @r"nothing can be read of the recording `run.kleak`: the run ended before its first checkpoint");
 }
@@ -361,7 +375,7 @@ fn what_does_not_fit_together_is_an_error() {
         |body| body.groups.0.push(body.groups.0[0].clone()),
         |body| body.sites.0[1].owner = Some(1 << 20),
         |body| body.sites.0[1].function = Some(1 << 20),
-        |body| body.stacks.0[0].push(1 << 30),
+        |body| body.stacks.0[0].0.push(1 << 30),
         |body| body.length_ns = u64::MAX,
     ];
     for (number, change) in breaks.into_iter().enumerate() {
@@ -370,11 +384,107 @@ fn what_does_not_fit_together_is_an_error() {
         let error = decode::evidence(body).map(|_| ()).unwrap_err();
         assert!(error.to_string().ends_with("is not there"), "{number}: {error}");
     }
-    let many = Body {
-        sites: std::iter::once(Site { held: vec![0; 1 << 26], ..Site::default() }).collect(),
+}
+
+/// What is said of what is more than anybody records.
+fn too_much(body: Body) -> String {
+    decode::evidence(body).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_copied_for_each_row_is_bounded() {
+    let name = |length: usize| "n".repeat(length);
+    let one = || std::iter::once(Site { cache: Some(0), owner: Some(0), ..Site::default() });
+    let long = Body { names: std::iter::once(name(65_537)).collect(), ..Body::default() };
+    assert_eq!(too_much(long), "65537 bytes of one name are more than 65536");
+    let owner = || Owner { comm: Some(name(65_536)), ..Owner::default() };
+    let tables = || Body {
+        names: std::iter::once(name(65_536)).collect(),
+        owners: std::iter::once(owner()).collect(),
         ..Body::default()
     };
-    assert!(decode::evidence(many).is_err());
+    let owner = Owner { unit: Some(name(65_537)), ..Owner::default() };
+    let long = Body { owners: std::iter::once(owner).collect(), ..Body::default() };
+    assert!(too_much(long).contains("bytes of one name"));
+    // 2,048 sites of 128 KiB are 256 MiB.
+    let sites = |count| one().cycle().take(count).collect();
+    assert!(decode::evidence(Body { sites: sites(2048), ..tables() }).is_ok());
+    let many = Body { sites: sites(2049), ..tables() };
+    assert_eq!(too_much(many), "268566528 bytes of names of sites are more than 268435456");
+    // Twice as much of groups, by their site and by their stack.
+    let group = |at| Group { site: 1, stack: Some(at), objects: 1, ..Group::default() };
+    let stack = || std::iter::once(0).collect::<super::format::Stack>();
+    let groups = |count: i32| Body {
+        sites: sites(1),
+        stacks: std::iter::repeat_with(stack).take(3000).collect(),
+        groups: (0..count).map(group).collect(),
+        ..tables()
+    };
+    assert!(decode::evidence(groups(2730)).is_ok());
+    assert!(too_much(groups(2731)).contains("bytes of names of groups"));
+}
+
+#[test]
+fn lists_that_are_too_long_are_errors() {
+    let zeros = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+    let words = |count: usize| format!("[{}\"\"]", "\"\",".repeat(count - 1));
+    for (most, of) in [
+        (128, (|list: String| format!("{{\"points_ns\":{list}}}")) as fn(String) -> String),
+        (128, |list| format!("{{\"sites\":[{{\"held\":{list}}}]}}")),
+        (1024, |list| format!("{{\"stacks\":[{list}]}}")),
+        (1024, |list| format!("{{\"user_stacks\":[{list}]}}")),
+        (65_536, |list| format!("{{\"filter\":{{\"size_classes\":{list}}}}}")),
+    ] {
+        assert!(serde_json::from_str::<Body>(&of(zeros(most))).is_ok(), "{}", of(zeros(1)));
+        assert!(serde_json::from_str::<Body>(&of(zeros(most + 1))).is_err(), "{}", of(zeros(1)));
+    }
+    for (most, of) in [
+        (
+            65_536,
+            (|list: String| format!("{{\"filter\":{{\"kinds\":{list}}}}}")) as fn(String) -> String,
+        ),
+        (65_536, |list| format!("{{\"filter\":{{\"caches\":{list}}}}}")),
+        (65_536, |list| format!("{{\"aliases\":[{{\"others\":{list}}}]}}")),
+        (1 << 18, |list| format!("{{\"command\":{{\"argv\":{list}}}}}")),
+    ] {
+        assert!(serde_json::from_str::<Body>(&of(words(most))).is_ok(), "{}", of(words(1)));
+        assert!(serde_json::from_str::<Body>(&of(words(most + 1))).is_err(), "{}", of(words(1)));
+    }
+}
+
+#[test]
+fn what_would_not_be_read_is_not_written() {
+    let written = |evidence: &Evidence| encode::body(evidence, &Settings::default());
+    let mut deep = incident(20);
+    deep.kernel_stacks.insert(3, crate::report::frames(vec!["f"; 1025]));
+    assert!(written(&deep).is_err());
+    let mut points = incident(20);
+    points.history = std::iter::repeat_n(points.history[0].clone(), 129).collect();
+    assert!(written(&points).is_err());
+    let mut named = incident(20);
+    let name = "n".repeat(65_537);
+    named.cache_names.values_mut().for_each(|cache| cache.clone_from(&name));
+    assert!(written(&named).unwrap_err().to_string().contains("65537 bytes of one name"));
+    // A function of a program may be called by any number of template arguments.
+    let mut cut = incident(20);
+    cut.user_stacks.values_mut().for_each(|frames| *frames = crate::report::frames([&name]));
+    assert!(decode::evidence(written(&cut).unwrap()).is_ok());
+}
+
+#[test]
+fn only_so_many_frames_are_tried() {
+    let evidence = incident(5);
+    let wrong = Body { sites: Bounded(vec![]), ..body(&evidence) };
+    let mut bytes = frame::title("0.1.0");
+    let sound = frame::pack(&head(1, Kind::Checkpoint, &evidence), &body(&evidence)).unwrap();
+    bytes.extend(&sound);
+    for sequence in 2..=256 {
+        let head = head(sequence, Kind::Checkpoint, &evidence);
+        bytes.extend(frame::pack(&head, &wrong).unwrap());
+    }
+    assert!(read(&bytes).is_ok());
+    bytes.extend(frame::pack(&head(257, Kind::Checkpoint, &evidence), &wrong).unwrap());
+    assert!(matches!(read(&bytes), Err(ReadError::Nothing { .. })));
 }
 
 #[test]
@@ -396,9 +506,9 @@ fn packed(lines: &[u8]) -> Vec<u8> {
 fn a_bomb_is_an_error() {
     let mut lines = serde_json::to_vec(&head(1, Kind::Final, &incident(5))).unwrap();
     lines.extend(b"\n{\"groups\":[");
-    lines.extend(b"{},".repeat((1 << 22) + 1));
+    lines.extend(b"{},".repeat((1 << 20) + 1));
     let error = read(&packed(&lines)).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("more than 4194304"), "{error}");
+    assert!(error.to_string().contains("more than 1048576"), "{error}");
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
     time::SystemTime,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     analyse::Evidence,
+    export::output::why_not,
     report::{human, sanitize},
 };
 
@@ -31,6 +33,14 @@ pub enum WriteError {
         /// Why not.
         why: String,
     },
+    /// This user cannot write there, or nobody can: rights, a file system that is read-only or full.
+    #[error("cannot save to `{}`: {source}", sanitize::terminal(&path.to_string_lossy()))]
+    Denied {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// It is not complete.
     #[error("{0}")]
     Incomplete(String),
@@ -44,8 +54,6 @@ pub struct Writer {
     settings: Settings,
     /// It was not there before.
     made: bool,
-    /// A file, which can be cut back; not a pipe.
-    regular: bool,
     /// Length up to which it holds whole frames; 0 before the first.
     whole: u64,
     sequence: u64,
@@ -56,7 +64,9 @@ pub struct Writer {
     /// The most important frame that is not in it.
     lost: Option<Kind>,
     /// Waits for the disk, which may take long on a node that is short of memory.
-    syncing: Option<JoinHandle<()>>,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+    /// Why the disk may not hold what was written, the first time that it said so.
+    unsafe_since: Option<String>,
 }
 
 /// What a frame took.
@@ -80,12 +90,34 @@ impl Writer {
                        such as run.kleak";
             return Err(place(why.to_owned()));
         }
-        let made = !path.exists();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(|error| place(why_not(path, &error)))?;
-        let metadata = file.metadata().map_err(|error| place(error.to_string()))?;
-        let regular = metadata.is_file();
-        if regular && matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        let failed = |error: io::Error| {
+            if denies(&error) {
+                WriteError::Denied { path: path.to_owned(), source: error }
+            } else {
+                place(why_not(path, &error))
+            }
+        };
+        let fits = |metadata: &fs::Metadata| metadata.is_file() || metadata.is_dir();
+        // A reader of a pipe that stalls would stall the tracing, and nothing in a pipe can be taken back.
+        let other = || {
+            place(
+                "it is a pipe or a device, and a recording goes to a file; give it another name"
+                    .to_owned(),
+            )
+        };
+        let made = match fs::metadata(path) {
+            Ok(metadata) if !fits(&metadata) => return Err(other()),
+            Ok(_) => false,
+            Err(_) => true,
+        };
+        // Should a pipe come to be there meanwhile, it is not waited for.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path).map_err(failed)?;
+        if !fits(&file.metadata().map_err(failed)?) {
+            return Err(other());
+        }
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(place("another kleak is writing to it".to_owned()));
         }
         Ok(Self {
@@ -93,13 +125,13 @@ impl Writer {
             path: path.to_owned(),
             settings,
             made,
-            regular,
             whole: 0,
             sequence: 0,
             covers_s: None,
             failed: None,
             lost: None,
             syncing: None,
+            unsafe_since: None,
         })
     }
 
@@ -115,9 +147,9 @@ impl Writer {
                 self.lost = self.lost.max(Some(kind));
                 let first = self.failed.is_none();
                 let why = self.failed.get_or_insert_with(|| error.to_string()).clone();
-                let remark = first.then(|| {
-                    format!("writing {}: {why}; {}; tracing goes on", self.name(), self.safe())
-                });
+                let on = if kind == Kind::Final { "" } else { "; tracing goes on" };
+                let remark =
+                    first.then(|| format!("writing {}: {why}; {}{on}", self.name(), self.safe()));
                 Written { bytes: 0, remark }
             }
         }
@@ -127,12 +159,17 @@ impl Writer {
     ///
     /// Errors: something that should be in it is not.
     pub fn finish(mut self) -> Result<(), WriteError> {
-        if self.regular
-            && self.whole > 0
+        self.synced();
+        if self.whole > 0
             && let Err(error) = self.file.sync_data()
         {
-            self.failed.get_or_insert_with(|| error.to_string());
-            self.lost = Some(Kind::Final);
+            self.unsafe_since.get_or_insert_with(|| error.to_string());
+        }
+        if let Some(why) = &self.unsafe_since {
+            return Err(WriteError::Incomplete(format!(
+                "the recording {} may lack anything: the disk did not take what was written ({why})",
+                self.name(),
+            )));
         }
         match (&self.failed, self.lost) {
             (Some(why), Some(lost)) => {
@@ -202,31 +239,38 @@ impl Writer {
 
     /// Leaves whole frames only.
     fn cut(&mut self) -> io::Result<()> {
-        if self.regular {
-            self.file.set_len(self.whole)?;
-            self.file.seek(SeekFrom::Start(self.whole))?;
-        }
-        Ok(())
+        self.file.set_len(self.whole)?;
+        self.file.seek(SeekFrom::Start(self.whole)).map(|_| ())
     }
 
     /// Has what is written go to the disk, as a node that leaks may not live to write back what it has in
     /// memory. Nobody waits for it: meanwhile events have to be read.
     fn sync(&mut self) {
         let busy = self.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
-        if !self.regular || busy {
+        if busy {
             return;
         }
-        // Whatever fails here fails again when the recording ends, and is told then.
+        self.synced();
         let Ok(file) = self.file.try_clone() else { return };
         let name = "kleak-sync".to_owned();
-        self.syncing = thread::Builder::new().name(name).spawn(move || drop(file.sync_data())).ok();
+        self.syncing = thread::Builder::new().name(name).spawn(move || file.sync_data()).ok();
+    }
+
+    /// What became of what was to go to the disk. The kernel tells of an error once for all who share an open
+    /// file (`errseq_t`, `lib/errseq.c`, 4.13 to 7.2), so what this says nobody else will.
+    fn synced(&mut self) {
+        let Some(thread) = self.syncing.take() else { return };
+        let said = thread.join().unwrap_or_else(|_| Err(io::Error::other("nobody waited for it")));
+        if let Err(error) = said {
+            self.unsafe_since.get_or_insert_with(|| error.to_string());
+        }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         // An empty file says less than none.
-        if self.made && self.regular && self.whole == 0 {
+        if self.made && self.whole == 0 {
             drop(fs::remove_file(&self.path));
         }
     }
@@ -241,15 +285,11 @@ enum Failed {
     Unfit(#[from] Unfit),
 }
 
-fn why_not(path: &Path, error: &io::Error) -> String {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match (error.kind(), parent.filter(|parent| !parent.exists())) {
-        (io::ErrorKind::NotFound, Some(parent)) => {
-            format!("there is no directory `{}`", sanitize::terminal(&parent.to_string_lossy()))
-        }
-        (io::ErrorKind::IsADirectory, _) => "it is a directory".to_owned(),
-        _ => error.to_string(),
-    }
+/// Whether it is not the path that is wrong, but what this user, or anybody, may do there.
+fn denies(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // Of these EPERM too: a file that is immutable.
+    matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 #[cfg(test)]
@@ -326,15 +366,60 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_whole_frames() {
-        let (mut reader, pipe) = io::pipe().unwrap();
-        let mut writer = create(Path::new(&format!("/proc/self/fd/{}", pipe.as_raw_fd()))).unwrap();
-        assert_eq!(writer.add(Kind::Final, &incident(20)).remark, None);
-        assert!(writer.finish().is_ok());
-        drop(pipe);
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
-        assert!(crate::recording::testing::read(&bytes).is_ok());
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("run.kleak");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (_reader, pipe) = io::pipe().unwrap();
+        let pipe = PathBuf::from(format!("/proc/self/fd/{}", pipe.as_raw_fd()));
+        for path in [fifo.as_path(), &pipe, Path::new("/dev/null")] {
+            let error = create(path).map(|_| ()).unwrap_err();
+            assert!(matches!(error, WriteError::Place { .. }), "{error:?}");
+            assert!(error.to_string().contains("a recording goes to a file"), "{error}");
+        }
+        assert!(fifo.exists());
+    }
+
+    #[test]
+    fn what_nobody_may_write_is_no_mistake_of_the_path() {
+        // Nobody makes files there.
+        let error = create(Path::new("/sys/run.kleak")).map(|_| ()).unwrap_err();
+        assert!(matches!(error, WriteError::Denied { .. }), "{error:?}");
+        for number in [libc::EACCES, libc::EPERM, libc::EROFS, libc::ENOSPC, libc::EDQUOT] {
+            assert!(denies(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        for number in [libc::ENOENT, libc::ENOTDIR, libc::EISDIR, libc::ENAMETOOLONG, libc::ELOOP] {
+            assert!(!denies(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let failing = || Some(thread::spawn(|| Err(io::Error::from_raw_os_error(libc::EIO))));
+        // At the end, and by a thread that has long ended when the next frame comes.
+        for later in [false, true] {
+            let mut writer = create(&dir.path().join("run.kleak")).unwrap();
+            writer.add(Kind::Checkpoint, &incident(5));
+            drop(writer.syncing.take().map(JoinHandle::join));
+            writer.syncing = failing();
+            while later && !writer.syncing.as_ref().unwrap().is_finished() {
+                thread::yield_now();
+            }
+            writer.add(Kind::Final, &incident(20));
+            let error = writer.finish().unwrap_err().to_string();
+            assert!(error.contains("may lack anything"), "{error}");
+            assert!(error.contains("Input/output error"), "{error}");
+        }
+    }
+
+    #[test]
+    fn after_the_end_nothing_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = create(&dir.path().join("run.kleak")).unwrap();
+        writer.file = File::open("/dev/null").unwrap();
+        let remark = writer.add(Kind::Final, &incident(5)).remark.unwrap();
+        assert!(remark.ends_with("it holds nothing"), "{remark}");
     }
 
     #[test]

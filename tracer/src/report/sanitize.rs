@@ -23,17 +23,21 @@ pub fn folded(name: &str) -> Cow<'_, str> {
     replace(name, |c| c == ';' || is_unsafe(c))
 }
 
+/// What begins an order to GitHub's runner, wherever in a line of output it is (`ActionCommand.TryParse` of
+/// actions/runner). In JSON only a string can hold it.
+const ORDER: &str = "##[";
+
 /// A JSON document whose strings hold nothing that a terminal would obey, when somebody looks at the
 /// file. What a parser reads from it stays the same: these are JSON's own escapes.
 ///
 /// JSON itself escapes only what is below U+0020. Anything unsafe above can only be inside a string.
 pub fn json(document: &str) -> Cow<'_, str> {
     let unwanted = |c: char| c > '~' && is_unsafe(c);
-    if !document.contains(unwanted) {
+    if !document.contains(unwanted) && !document.contains(ORDER) {
         return Cow::Borrowed(document);
     }
     let mut out = String::with_capacity(document.len() + 32);
-    for c in document.chars() {
+    for c in document.replace(ORDER, r"#\u0023[").chars() {
         if unwanted(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a `String` cannot fail.
@@ -107,10 +111,10 @@ mod tests {
 
     #[test]
     fn json_keeps_its_meaning() {
-        let name = "a\n;\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{e0001}\u{fffd}é\u{1f980}";
+        let name = "##[error]a\n;\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{e0001}\u{fffd}é\u{1f980}";
         let document = serde_json::to_string(&[name]).unwrap();
         let safe = json(&document);
-        assert!(!safe.chars().any(is_unsafe), "{safe}");
+        assert!(!safe.chars().any(is_unsafe) && !safe.contains(ORDER), "{safe}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [name]);
         assert!(safe.contains('é') && safe.contains('\u{1f980}'));
     }

@@ -41,6 +41,18 @@ pub enum Failure {
     Failed(String),
 }
 
+impl Failure {
+    /// With the option that it is about.
+    #[must_use]
+    pub(crate) fn about(self, option: &str) -> Self {
+        match self {
+            Self::Usage(why) => Self::Usage(format!("{option}: {why}")),
+            Self::Cannot(why) => Self::Cannot(format!("{option}: {why}")),
+            Self::Failed(why) => Self::Failed(format!("{option}: {why}")),
+        }
+    }
+}
+
 impl From<probe::Error> for Failure {
     fn from(error: probe::Error) -> Self {
         if error.is_inability() {

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Failure, plan::Plan};
+use super::{Failure, Outcome, plan::Plan};
 use crate::{
     cli::Format,
     export::{self, Exhibit, files::Files, output::Output},
     judge,
+    progress::say,
     report::{Report, json, text},
 };
 
@@ -34,13 +35,29 @@ pub(crate) struct Printing<'a> {
 pub(crate) fn check_paths(written: &[(&str, &Path)]) -> Result<(), Failure> {
     for (place, (option, path)) in written.iter().enumerate() {
         let before = written.iter().take(place);
-        if let Some((other, _)) = before.into_iter().find(|(_, used)| used == path) {
+        if let Some((other, _)) = before.into_iter().find(|(_, used)| same_file(used, path)) {
             return Err(Failure::Usage(format!(
                 "--{option} and --{other} name the same file; give each its own"
             )));
         }
     }
     Ok(())
+}
+
+/// Whether both lead to one file, whichever way. A device is nobody's.
+pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
+    let is_device = |path: &Path| path.metadata().is_ok_and(|file| !file.is_file());
+    (one == other || place_of(one) == place_of(other)) && !is_device(one)
+}
+
+/// Where a path leads, also when nothing is there yet.
+fn place_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let of_parent = || {
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(parent.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(of_parent).unwrap_or_else(|| path.to_owned())
 }
 
 /// Everything that is written, opened before the run so that a bad path fails early.
@@ -81,6 +98,7 @@ impl Outputs {
         let report = if streams { Output::stream(output)? } else { Output::create(output)? };
         let exports = Files::open(exports)?;
         let style = text::Style::of(output, top);
+        // JSON is data, and gives a runner no orders: see `sanitize::json`.
         let read_by_github = github && format == Format::Text && output.as_os_str() == "-";
         let fence = read_by_github.then(judge::files::fence);
         Ok(Self { report, exports, format, style, closed: false, printed: false, fence })
@@ -93,15 +111,7 @@ impl Outputs {
         if self.closed {
             return Ok(());
         }
-        let result = match self.format {
-            Format::Text => {
-                let rule = if self.printed { writeln!(self.report) } else { Ok(()) };
-                rule.and_then(|()| self.text(report))
-            }
-            Format::Json => json::write_pretty(report, &mut self.report),
-            Format::Ndjson => json::write_line(report, &mut self.report),
-        }
-        .and_then(|()| self.report.flush());
+        let result = self.write(report).and_then(|()| self.report.flush());
         self.printed = true;
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -113,11 +123,18 @@ impl Outputs {
         }
     }
 
-    fn text(&mut self, report: &Report) -> io::Result<()> {
+    fn write(&mut self, report: &Report) -> io::Result<()> {
+        if self.printed && self.format == Format::Text {
+            writeln!(self.report)?;
+        }
         if let Some(fence) = &self.fence {
             writeln!(self.report, "::stop-commands::{fence}")?;
         }
-        text::render(report, &self.style, &mut self.report)?;
+        match self.format {
+            Format::Text => text::render(report, &self.style, &mut self.report)?,
+            Format::Json => json::write_pretty(report, &mut self.report)?,
+            Format::Ndjson => json::write_line(report, &mut self.report)?,
+        }
         match &self.fence {
             Some(fence) => writeln!(self.report, "::{fence}::"),
             None => Ok(()),
@@ -138,10 +155,36 @@ impl Outputs {
     ///
     /// Errors: a file cannot be written.
     pub(crate) fn finish(self, what: &Exhibit<'_>) -> Result<(), Failure> {
-        self.exports.write(what).map_err(|error| Failure::Failed(error.to_string()))?;
-        match self.report.finish() {
-            Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
-            _ => Ok(()),
+        // The report comes first: that another file fails costs none but that.
+        let report = self.report.finish();
+        let exports = self.exports.write(what);
+        match report {
+            Err(error) if !error.is_broken_pipe() => {
+                return Err(Failure::Failed(error.to_string()));
+            }
+            _ => (),
         }
+        exports.map_err(|error| Failure::Failed(error.to_string()))
+    }
+}
+
+/// How a run ends when it has been judged: a condition that held comes first, as a build has to fail by it, then
+/// what failed late, then `otherwise`.
+///
+/// Errors: the first of what failed, the others being said.
+pub(crate) fn ended_with(
+    held: bool,
+    otherwise: Outcome,
+    late: impl IntoIterator<Item = Result<(), Failure>>,
+) -> Result<Outcome, Failure> {
+    let mut failures = late.into_iter().filter_map(Result::err);
+    let first = if held { None } else { failures.next() };
+    for failure in failures {
+        say(&format!("error: {failure}"));
+    }
+    match first {
+        Some(failure) => Err(failure),
+        None if held => Ok(Outcome::ConditionHeld),
+        None => Ok(otherwise),
     }
 }

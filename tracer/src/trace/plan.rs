@@ -24,6 +24,7 @@ use crate::{
         system,
     },
     probe::{self, CgroupSource},
+    recording::check_source,
     report::{Filter, names},
     resolve::roles,
 };
@@ -119,6 +120,9 @@ impl Plan {
         written.extend(save.map(|path| ("save", path)));
         written.extend(args.judging.written());
         check_paths(&written)?;
+        for source in args.judging.read() {
+            check_source(source, &written)?;
+        }
         let host = host_at(&args.host_root)?;
         if !args.command.is_empty() && !system::own_proc_is_of(&host) {
             return Err(Failure::Cannot(

@@ -11,7 +11,7 @@ use super::{
     evidence::{Resolver, Spent},
     history::{self, History},
     meter::{Meter, Reading},
-    outputs::Outputs,
+    outputs::{Outputs, ended_with},
     plan::Plan,
     saving::Saver,
     signals::{Arrived, Signals},
@@ -77,8 +77,10 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
         tokio::time::sleep(SETTLE).await;
     }
     session.resolver.read_books(&plan);
-    session.end_window()?;
-    session.progress.clear();
+    if let Err(failure) = session.end_window() {
+        end_child(child.as_mut()).await;
+        return Err(failure);
+    }
     session.probe.detach();
     // Nobody waits for a report then, but a recording is read later.
     if let End::Signal(number) = end
@@ -96,29 +98,20 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     let mut evidence = evidence?;
     evidence.command = child.as_ref().map(Running::report);
     session.save(Kind::Final, &evidence, began);
-    let saved = session.saver.finish();
     if let End::Signal(number) = end {
-        return saved.map(|()| Outcome::Signal(number));
+        return session.saver.finish().map(|()| Outcome::Signal(number));
     }
     let mut report = analyse::analyse(&evidence, &plan.options);
     let mut profile = analyse::profile(&evidence, &plan.options);
     profile.taken_unix_ns = unix_ns(SystemTime::now());
     judge.judge(&mut report, &profile);
     outputs.print(&report)?;
-    // First what a build fails by: another file may fail to be written.
-    let held = judge.finish(&report, outputs.fenced())?;
-    outputs.finish(&Exhibit { report: &report, profile: &profile })?;
-    let outcome = match (held, child) {
-        (true, _) => Outcome::ConditionHeld,
-        (false, Some(child)) => Outcome::Command(child.exit_code()),
-        (false, None) => Outcome::Done,
-    };
-    match saved {
-        // What the build fails by comes first.
-        Err(error) if outcome == Outcome::ConditionHeld => say(&error.to_string()),
-        other => other?,
-    }
-    Ok(outcome)
+    let (held, judged) = judge.finish(&report, outputs.fenced());
+    let written = outputs.finish(&Exhibit { report: &report, profile: &profile });
+    // Last, as it waits for the disk.
+    let saved = session.saver.finish();
+    let outcome = child.map_or(Outcome::Done, |child| Outcome::Command(child.exit_code()));
+    ended_with(held, outcome, [judged, written, saved])
 }
 
 async fn end_child(child: Option<&mut Running>) {
@@ -291,7 +284,7 @@ impl<'a> Session<'a> {
                     self.chores()?;
                     next_chores = TokioInstant::now() + HOUSEKEEPING;
                 }
-                () = sleep_until(self.saver.due()) => self.checkpoint()?,
+                () = sleep_until(self.saver.due()) => self.checkpoint(child.as_deref())?,
                 () = sleep_until(next_line) => {
                     self.progress.show(&countdown(
                         start.elapsed(),
@@ -369,16 +362,15 @@ impl<'a> Session<'a> {
 
     fn interval_report(&mut self, child: Option<&Running>) -> Result<Report, Failure> {
         let began = TokioInstant::now();
-        let mut evidence = self.evidence_now()?;
-        evidence.command = child.map(Running::report);
+        let evidence = self.evidence_now(child)?;
         self.save(Kind::Interval, &evidence, began);
         Ok(analyse::analyse(&evidence, &self.plan.options))
     }
 
     /// What the recording has in case there is no end.
-    fn checkpoint(&mut self) -> Result<(), Failure> {
+    fn checkpoint(&mut self, child: Option<&Running>) -> Result<(), Failure> {
         let began = TokioInstant::now();
-        let evidence = self.evidence_now()?;
+        let evidence = self.evidence_now(child)?;
         self.save(Kind::Checkpoint, &evidence, began);
         Ok(())
     }
@@ -390,12 +382,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn evidence_now(&mut self) -> Result<Evidence, Failure> {
+    fn evidence_now(&mut self, child: Option<&Running>) -> Result<Evidence, Failure> {
         let before = Instant::now();
         let snapshot = self.snapshot()?;
         self.resolver.read_books(self.plan);
         self.history.add(&snapshot, before.elapsed());
-        self.evidence(snapshot)
+        let mut evidence = self.evidence(snapshot)?;
+        evidence.command = child.map(Running::report);
+        Ok(evidence)
     }
 
     fn final_evidence(&mut self) -> Result<Evidence, Failure> {

@@ -263,8 +263,7 @@ fn traced(report: &Report) -> String {
     parts.join("; ")
 }
 
-/// What was followed, a part each, safe to print.
-pub(crate) fn cost(report: &Report) -> String {
+fn cost(report: &Report) -> String {
     let cost = &report.cost;
     let each = cost
         .bpf_ns_per_event
