@@ -244,7 +244,7 @@ pub struct Judging {
 
     /// Leave out what this TOML file lists, each with a reason (repeatable)
     ///
-    /// A [[suppress]] each, with `reason`, and of `stack` (a function's name, or a list of them from the
+    /// A table named suppress each, with `reason`, and of `stack` (a function's name, or a list of them from the
     /// leaf outwards), `comm`, `unit`, `cgroup`, `pod`, `cache` those that have to match; all are
     /// patterns. `max = "64KiB"` leaves out so much, and more is judged; from the day after
     /// `until = "2027-01-31"` it does not apply. Unused ones are reported.

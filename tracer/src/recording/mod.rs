@@ -5,13 +5,13 @@
 //!
 //! A row of Zstandard frames, so that `zstd -t run.kleak` checks it and `zstdcat run.kleak` shows it.
 //!
-//! 1. A *skippable* frame, which decompressors pass over: [`frame::title`], which says what the file is,
+//! 1. A *skippable* frame, which decompressors pass over: `frame::title`, which says what the file is,
 //!    of which version, and how to read it.
 //! 2. Frames of data, each with the checksum of its content, and each by itself: none needs another, so what
 //!    damages one costs that one only. Each holds two lines of JSON:
-//!    * [`format::Head`]: schema, number in the file, kind, when it was taken and how much of the window it
+//!    * `format::Head`: schema, number in the file, kind, when it was taken and how much of the window it
 //!      covers. It is short, and first, so that a reader can choose frames without reading them.
-//!    * [`format::Body`]: the [`Evidence`](crate::analyse::Evidence) and how the run printed it. Names, owners
+//!    * `format::Body`: the [`Evidence`](crate::analyse::Evidence) and how the run printed it. Names, owners
 //!      and stacks are tables; rows refer to them by their place, sites from 1.
 //!
 //! A frame is a `checkpoint`, written now and then in case there is no end; what `--interval` reported; or the
