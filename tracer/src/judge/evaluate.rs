@@ -120,7 +120,11 @@ impl Shared<'_> {
     fn name(&self) -> String {
         match self.pids.len() {
             0 | 1 => names::who(self.main.owner),
-            many => format!("{} ({many} processes)", names::who(&self.program.owner())),
+            many => {
+                let of =
+                    if self.program.kind == "kthread" { "kernel threads" } else { "processes" };
+                format!("{} ({many} {of})", names::who(&self.program.owner()))
+            }
         }
     }
 }

@@ -818,6 +818,14 @@ fn the_guilty_is_who_has_most_of_all_caches_and_processes() {
     rows.push((7, "bash", "kmalloc-512", 30, 30 << 9));
     let message = left_by(&rows).holds("objects>100").unwrap();
     assert!(message.contains("most by worker (50 processes)"), "{message}");
+    let mut workers = left_by(&[(11, "kworker/0:1", "kmalloc-512", 60, 60 << 9)]);
+    workers.profile.samples.push(workers.profile.samples[0].clone());
+    for (sample, pid) in workers.profile.samples.iter_mut().zip([11, 12]) {
+        let owner = Arc::make_mut(&mut sample.owner);
+        (owner.kind, owner.pid) = ("kthread".into(), Some(pid));
+    }
+    let message = workers.holds("objects>100").unwrap();
+    assert!(message.contains("by kworker/* (2 kernel threads)"), "{message}");
     // Objects are no bytes.
     let case =
         left_by(&[(1, "few", "kmalloc-8k", 10, 80 << 10), (2, "many", "kmalloc-8", 2000, 16_000)]);

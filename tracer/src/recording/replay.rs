@@ -84,10 +84,10 @@ pub fn report(args: &ReportArgs) -> Result<Outcome, Failure> {
     let (mut report, mut profile) = analyse::both(&frame.evidence, &options);
     profile.taken_unix_ns = frame.taken_unix_ns();
     judge.judge(&mut report, &profile);
-    outputs.print(&report)?;
+    let printed = outputs.print(&report);
     let (held, judged) = judge.finish(&report, outputs.fenced());
     let written = outputs.finish(&Exhibit { report: &report, profile: &profile });
-    ended_with(held, Outcome::Done, [judged, written])
+    ended_with(held, Outcome::Done, [printed, judged, written])
 }
 
 /// Runs `kleak export`.

@@ -104,13 +104,14 @@ pub(super) async fn run(plan: Plan) -> Result<Outcome, Failure> {
     let (mut report, mut profile) = analyse::both(&evidence, &plan.options);
     profile.taken_unix_ns = unix_ns(SystemTime::now());
     judge.judge(&mut report, &profile);
-    outputs.print(&report)?;
+    // Whatever fails from here on costs nothing but itself, and no red build.
+    let printed = outputs.print(&report);
     let (held, judged) = judge.finish(&report, outputs.fenced());
     let written = outputs.finish(&Exhibit { report: &report, profile: &profile });
     // Last, as it waits for the disk.
     let saved = session.saver.finish();
     let outcome = child.map_or(Outcome::Done, |child| Outcome::Command(child.exit_code()));
-    ended_with(held, outcome, [judged, written, saved])
+    ended_with(held, outcome, [printed, judged, written, saved])
 }
 
 async fn end_child(child: Option<&mut Running>) {
