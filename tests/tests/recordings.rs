@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use kleak_tests::harness::{Finished, binary, skip};
+use kleak_tests::harness::{Finished, binary, require_binary, run, skip};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -288,6 +288,30 @@ fn what_is_no_recording_is_told() -> Result<()> {
         said.push_str(&failed.stderr);
     }
     insta::assert_snapshot!(said);
+    Ok(())
+}
+
+/// A full disk for one output is no reason for a build to pass, or for another file to be missing.
+#[test]
+fn what_cannot_be_written_costs_nothing_else() -> Result<()> {
+    if !require_binary()? {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let [file, junit, svg] =
+        ["run.kleak", "junit.xml", "out.svg"].map(|name| directory.path().join(name));
+    fs::write(&file, RECORDING)?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is no text");
+    let (file, junit, svg) = (text(&file)?, text(&junit)?, text(&svg)?);
+    let full = ["report", &file, "-o", "/dev/full", "--folded", "/dev/full", "--svg", &svg];
+    for (limit, status) in [("objects>0", 4), ("objects>999999999", 1)] {
+        let judged = ["--fail-on", limit, "--junit", &junit];
+        let failed = run(&[&full[..], &judged].concat())?.expect(status, &["no space left"])?;
+        for path in [&junit, &svg] {
+            ensure!(fs::metadata(path).is_ok_and(|file| file.len() > 0), "no {path}: {failed}");
+            fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }
 

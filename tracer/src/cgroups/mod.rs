@@ -69,7 +69,7 @@ impl Place {
 /// Errors: see [`Failure`].
 pub async fn run(args: &CgroupsArgs) -> Result<Outcome, Failure> {
     let place = Place::find(&args.host_root)?;
-    let mut output = Output::create(&args.output)?;
+    let output = Output::create(&args.output)?;
     let mut signals = Signals::listen()?;
     let snapshot = match watch::run(&place, args.duration, &mut signals).await? {
         watch::End::Window(snapshot) => snapshot,
@@ -79,15 +79,8 @@ pub async fn run(args: &CgroupsArgs) -> Result<Outcome, Failure> {
     let json_top = args.top.filter(|_| args.format == CgroupsFormat::Json);
     let report = analyse::analyse(&snapshot, json_top.map(|top| top as usize));
     let style = Style::of(&args.output, args.top.unwrap_or(10) as usize);
-    match write(&report, args.format, &style, &mut output) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Done),
-        Err(error) => return Err(Failure::Failed(format!("writing the report: {error}"))),
-        Ok(()) => {}
-    }
-    match output.finish() {
-        Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
-        _ => Ok(Outcome::Done),
-    }
+    output.deliver("the report", |output| write(&report, args.format, &style, output))?;
+    Ok(Outcome::Done)
 }
 
 fn write(

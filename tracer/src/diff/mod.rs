@@ -14,10 +14,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::{self, Write as _},
-    path::Path,
-};
+use std::path::Path;
 
 pub use self::{
     compare::{Incomparable, compare},
@@ -50,7 +47,7 @@ pub fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
         return Err(Failure::Usage("only one of the recordings can be standard input".to_owned()));
     }
     let open = |path: &Path| Output::create(path);
-    let mut output = open(&args.output)?;
+    let output = open(&args.output)?;
     let svg = args.svg.as_deref().map(open).transpose()?;
     let folded = args.folded.as_deref().map(open).transpose()?;
     let progress = Progress::new();
@@ -60,22 +57,17 @@ pub fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
     let diff = compare(&before.exhibit(), &after.exhibit(), args.by)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let top = args.top.map(|top| top as usize);
-    let printed = match args.format {
+    let printed = output.deliver("the comparison", |output| match args.format {
         ReportFormat::Text => {
-            let style = Style::of(&args.output, top.unwrap_or(TOP));
-            text::render(&diff, &style, &mut output)
+            text::render(&diff, &Style::of(&args.output, top.unwrap_or(TOP)), output)
         }
-        ReportFormat::Json => json::write_pretty(&cut(&diff, top), &mut output),
-    };
-    finish(output, printed, "the comparison")?;
-    if let Some(mut file) = svg {
-        let drawn = picture::svg(&diff, &mut file);
-        finish(file, drawn, "the flame graph")?;
-    }
-    if let Some(mut file) = folded {
-        let folded = picture::folded(&diff, &mut file);
-        finish(file, folded, "folded stacks")?;
-    }
+        ReportFormat::Json => json::write_pretty(&cut(&diff, top), output),
+    });
+    let drawn = svg
+        .map_or(Ok(()), |file| file.deliver("the flame graph", |file| picture::svg(&diff, file)));
+    let folded = folded
+        .map_or(Ok(()), |file| file.deliver("folded stacks", |file| picture::folded(&diff, file)));
+    printed.and(drawn).and(folded)?;
     Ok(Outcome::Done)
 }
 
@@ -115,17 +107,4 @@ fn cut(diff: &Diff, top: Option<usize>) -> Diff {
         }
     }
     diff
-}
-
-/// Puts an output in place; a reader that has gone had what it wanted.
-fn finish(mut output: Output, written: io::Result<()>, what: &str) -> Result<(), Failure> {
-    match written.and_then(|()| output.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-        Err(error) => return Err(Failure::Failed(format!("writing {what}: {error}"))),
-        Ok(()) => (),
-    }
-    match output.finish() {
-        Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
-        _ => Ok(()),
-    }
 }

@@ -40,18 +40,11 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
         Some(root) => Host::new(root),
         None => host_at(&args.host_root)?,
     };
-    let mut output = Output::create(&args.output)?;
+    let output = Output::create(&args.output)?;
     let report = examine(&host).ok_or_else(|| nothing(&host))?;
     let style = Style::of(&args.output, 0);
-    match write(&report, args.format, &style, &mut output) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Done),
-        Err(error) => return Err(Failure::Failed(format!("writing the report: {error}"))),
-        Ok(()) => {}
-    }
-    match output.finish() {
-        Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
-        _ => Ok(Outcome::Done),
-    }
+    output.deliver("the report", |output| write(&report, args.format, &style, output))?;
+    Ok(Outcome::Done)
 }
 
 /// Examines a machine; `None` when nothing about its memory could be read.

@@ -1,27 +1,11 @@
 //! The files that findings are exported to, all open before the first is needed.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use super::{
     Exhibit, Format,
-    output::{Output, OutputError},
+    output::{Output, OutputError, Undelivered},
 };
-
-/// Why an export failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// Its format could not be written.
-    #[error("writing {}: {source}", format.name())]
-    Write {
-        /// Which.
-        format: Format,
-        /// Why.
-        source: io::Error,
-    },
-    /// It could not be put in place.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-}
 
 /// Files to be written when there is something to write.
 #[derive(Debug, Default)]
@@ -42,21 +26,15 @@ impl Files {
         self.0.is_empty()
     }
 
-    /// Writes them all and puts them in place; a reader that has gone had what it wanted.
+    /// Writes them all and puts them in place; that one fails costs none but that.
     ///
-    /// Errors: the first that failed. Those before it are in place, those after it as they were.
-    pub fn write(self, what: &Exhibit<'_>) -> Result<(), ExportError> {
-        for (format, mut output) in self.0 {
-            match format.exporter().write(what, &mut output) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
-                Err(source) => return Err(ExportError::Write { format, source }),
-                Ok(()) => (),
-            }
-            match output.finish() {
-                Err(error) if error.is_broken_pipe() => (),
-                other => other?,
-            }
-        }
-        Ok(())
+    /// Errors: the first that failed.
+    pub fn write(self, what: &Exhibit<'_>) -> Result<(), Undelivered> {
+        let write = |(format, output): (Format, Output)| {
+            output.deliver(format.name(), |output| format.exporter().write(what, output))
+        };
+        // All of them are tried before one counts.
+        let results: Vec<_> = self.0.into_iter().map(write).collect();
+        results.into_iter().collect()
     }
 }

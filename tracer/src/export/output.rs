@@ -45,6 +45,22 @@ pub struct OutputError {
     source: io::Error,
 }
 
+/// Why a document is not where it was to be.
+#[derive(Debug, thiserror::Error)]
+pub enum Undelivered {
+    /// It could not be written.
+    #[error("writing {what}: {source}")]
+    Write {
+        /// What it is.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be put in place.
+    #[error(transparent)]
+    Place(#[from] OutputError),
+}
+
 impl OutputError {
     fn new(path: &Path, source: io::Error) -> Self {
         Self { path: path.to_owned(), why: why_not(path, &source), source }
@@ -78,6 +94,25 @@ impl Output {
         match target {
             Ok(target) => Ok(Self { path: path.to_owned(), target }),
             Err(source) => Err(OutputError::new(path, source)),
+        }
+    }
+
+    /// Writes `what` and puts it in place; a reader that has gone had what it wanted.
+    ///
+    /// Errors: it could not be written, or not be put there.
+    pub fn deliver(
+        mut self,
+        what: &str,
+        write: impl FnOnce(&mut Self) -> io::Result<()>,
+    ) -> Result<(), Undelivered> {
+        match write(&mut self).and_then(|()| self.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(source) => return Err(Undelivered::Write { what: what.to_owned(), source }),
+            Ok(()) => (),
+        }
+        match self.finish() {
+            Err(error) if !error.is_broken_pipe() => Err(error.into()),
+            _ => Ok(()),
         }
     }
 

@@ -102,14 +102,14 @@ impl Judge {
         }
         // That one of them fails costs none but that.
         let markdown = self.markdown.map_or(Ok(()), |output| {
-            written(output, "Markdown", |output| markdown::write(report, judgement, output))
+            output.deliver("Markdown", |output| markdown::write(report, judgement, output))
         });
         let junit = self.junit.zip(judgement).map_or(Ok(()), |(output, judgement)| {
-            written(output, "JUnit XML", |output| junit::write(report, judgement, output))
+            output.deliver("JUnit XML", |output| junit::write(report, judgement, output))
         });
         let summary =
             summary.map_or(Ok(()), |github| github.append(&markdown::summary(report, judgement)));
-        junit.and(markdown).and(summary)
+        junit.and(markdown).map_err(Failure::from).and(summary)
     }
 }
 
@@ -176,20 +176,4 @@ fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
     let notes = recording.notes(&frame);
     let (report, profile) = analyse::both(&frame.evidence, &options);
     Ok(Baseline::new(shown, report, profile).with_notes(notes))
-}
-
-fn written(
-    mut output: Output,
-    what: &str,
-    write: impl FnOnce(&mut Output) -> io::Result<()>,
-) -> Result<(), Failure> {
-    match write(&mut output) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-        Err(error) => return Err(Failure::Failed(format!("writing {what}: {error}"))),
-        Ok(()) => (),
-    }
-    match output.finish() {
-        Err(error) if !error.is_broken_pipe() => Err(Failure::Failed(error.to_string())),
-        _ => Ok(()),
-    }
 }

@@ -133,9 +133,7 @@ pub fn export(args: &ExportArgs) -> Result<Outcome, Failure> {
     }
     let (report, mut profile) = analyse::both(&frame.evidence, &options);
     profile.taken_unix_ns = frame.taken_unix_ns();
-    files
-        .write(&Exhibit { report: &report, profile: &profile })
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+    files.write(&Exhibit { report: &report, profile: &profile })?;
     Ok(Outcome::Done)
 }
 

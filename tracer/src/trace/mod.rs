@@ -12,7 +12,12 @@ mod saving;
 mod session;
 pub(crate) mod signals;
 
-use crate::{cli::TraceArgs, export::output::OutputError, host::HostError, probe};
+use crate::{
+    cli::TraceArgs,
+    export::output::{OutputError, Undelivered},
+    host::HostError,
+    probe,
+};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,12 @@ impl From<HostError> for Failure {
         } else {
             Self::Failed(error.to_string())
         }
+    }
+}
+
+impl From<Undelivered> for Failure {
+    fn from(error: Undelivered) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 

@@ -164,7 +164,7 @@ impl Outputs {
             }
             _ => (),
         }
-        exports.map_err(|error| Failure::Failed(error.to_string()))
+        exports.map_err(Failure::from)
     }
 }
 
